@@ -110,7 +110,7 @@ public sealed unsafe class VfioDevice : IDisposable
         _interrupts.Clear();
         foreach (VfioRegion? region in _regions)
         {
-            region?.Dispose();
+            region?.Close();
         }
 
         Descriptor.Dispose();

@@ -8,14 +8,14 @@ namespace Vfio;
 /// width that is asked for, through a mapping where the device allows one and by pread(2)/pwrite(2) where not.</summary>
 /// <remarks>Any thread may use a region; a register that takes two steps (select, then access) is the caller's to guard. An access
 /// must be aligned to its width. After the device is disposed an access throws; the owner ends all use first, as with memory.</remarks>
-public sealed unsafe class VfioRegion : IDisposable
+public sealed unsafe class VfioRegion
 {
     private readonly IKernel _kernel;
     private readonly FileDescriptor _device;
     private readonly string _name;
     private readonly long _fileOffset;
     private readonly List<(ulong Offset, MappedMemory Memory)> _areas = [];
-    private bool _disposed;
+    private bool _closed;
 
     private VfioRegion(IKernel kernel, VfioDevice device, string name, vfio_region_info info)
     {
@@ -106,10 +106,10 @@ public sealed unsafe class VfioRegion : IDisposable
         return 0;
     }
 
-    /// <inheritdoc/>
-    public void Dispose()
+    /// <summary>Unmaps it; for the device, which owns it.</summary>
+    internal void Close()
     {
-        _disposed = true;
+        _closed = true;
         foreach ((_, MappedMemory memory) in _areas)
         {
             memory.Dispose();
@@ -150,7 +150,7 @@ public sealed unsafe class VfioRegion : IDisposable
         }
         catch
         {
-            region.Dispose();
+            region.Close();
             throw;
         }
     }
@@ -199,7 +199,7 @@ public sealed unsafe class VfioRegion : IDisposable
         nint address = AddressOf(offset, sizeof(T));
         if (address != 0)
         {
-            // SAFETY: AddressOf checked the bounds; the mapping lives until Dispose.
+            // SAFETY: AddressOf checked the bounds; the mapping lives until Close.
             // ORDER: volatile so that no read is elided, merged or hoisted; the device orders its registers itself.
             return sizeof(T) switch
             {
@@ -221,7 +221,7 @@ public sealed unsafe class VfioRegion : IDisposable
         nint address = AddressOf(offset, sizeof(T));
         if (address != 0)
         {
-            // SAFETY: AddressOf checked the bounds; the mapping lives until Dispose.
+            // SAFETY: AddressOf checked the bounds; the mapping lives until Close.
             // ORDER: release, so that what was published in memory before is visible before the device sees the register;
             // pairs with the device's read of memory after the register write. On x86-64 stores to memory and to uncached
             // registers keep their order.
@@ -247,7 +247,7 @@ public sealed unsafe class VfioRegion : IDisposable
 
     private void CheckBounds(ulong offset, int width)
     {
-        ObjectDisposedException.ThrowIf(_disposed, this);
+        ObjectDisposedException.ThrowIf(_closed, this);
         if (offset > Length || Length - offset < (ulong)width || offset % (ulong)width != 0)
         {
             throw new ArgumentOutOfRangeException(

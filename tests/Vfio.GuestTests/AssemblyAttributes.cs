@@ -1,0 +1,2 @@
+// One device of each kind in the VM: tests take turns.
+[assembly: DoNotParallelize]
