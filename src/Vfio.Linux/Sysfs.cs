@@ -49,7 +49,7 @@ public sealed class Sysfs
     {
         ArgumentNullException.ThrowIfNull(text);
         string file = Resolve(path);
-        using var descriptor = FileDescriptor.Open(LinuxKernel.Instance, file, Fcntl.O_WRONLY);
+        using var descriptor = FileDescriptor.Open(LinuxKernel.Instance, file, Fcntl.O_WRONLY | Fcntl.O_TRUNC);
         byte[] bytes = System.Text.Encoding.UTF8.GetBytes(text.Length == 0 ? "\n" : text);
         // SAFETY: the array is pinned for the call and its own length bounds it.
         fixed (byte* pointer = bytes)

@@ -114,25 +114,13 @@ public sealed unsafe class VfioContainer : IDisposable
     // What sysfs tells before the first call, so that the message names what is really wrong.
     private int FindGroup(PciAddress address)
     {
-        string path = $"/sys/bus/pci/devices/{address}";
-        if (!_sysfs.Exists(path))
-        {
-            throw new LinuxException("open device", Errno.ENODEV, address.ToString(), "there is no such PCI device",
-                "vfiopin device list shows the devices that there are");
-        }
-
-        string? link = _sysfs.TryReadLinkName($"{path}/iommu_group");
-        if (link is null || !int.TryParse(link, out int number))
-        {
-            throw new LinuxException("open device", Errno.ENODEV, address.ToString(), "the device is behind no IOMMU",
-                "switch it on in the firmware and with intel_iommu=on (Intel) on the kernel command line; vfiopin doctor tells more");
-        }
-
-        string? driver = _sysfs.TryReadLinkName($"{path}/driver");
-        return driver == "vfio-pci"
-            ? number
-            : throw new LinuxException("open device", Errno.EBUSY, address.ToString(),
-                driver is null ? "the device is bound to no driver, so not to vfio-pci" : $"the device is bound to {driver}, not to vfio-pci",
+        var bus = new PciBus(_sysfs);
+        PciDevice device = bus.Get(address);
+        IommuGroup group = bus.GetGroup(device);
+        return device.IsOnVfio
+            ? group.Number
+            : throw new LinuxException("open device", Errno.EBUSY, $"{address} of IOMMU group {group.Number}, which has {group.Describe()}",
+                device.Driver is null ? "the device is bound to no driver, so not to vfio-pci" : $"the device is bound to {device.Driver}, not to vfio-pci",
                 $"vfiopin device bind {address}");
     }
 

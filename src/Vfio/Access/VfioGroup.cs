@@ -44,7 +44,9 @@ public sealed unsafe class VfioGroup : IDisposable
         int result = kernel.Open($"/dev/vfio/{number}", Fcntl.O_RDWR);
         if (result < 0)
         {
-            throw VfioFailure.Exception("open(/dev/vfio/GROUP)", (Errno)(-result), $"/dev/vfio/{number}");
+            IReadOnlyList<string> users = -result == (int)Errno.EBUSY ? DeviceUsers.OfGroup(sysfs, number) : [];
+            throw VfioFailure.Exception("open(/dev/vfio/GROUP)", (Errno)(-result),
+                users.Count == 0 ? $"/dev/vfio/{number}" : $"/dev/vfio/{number}, held by {string.Join(", ", users)}");
         }
 
         var group = new VfioGroup(kernel, sysfs, new FileDescriptor(kernel, result), number);
@@ -89,20 +91,6 @@ public sealed unsafe class VfioGroup : IDisposable
             return;
         }
 
-        var members = new List<string>();
-        var cures = new List<string>();
-        foreach (string name in _sysfs.List($"/sys/kernel/iommu_groups/{Number}/devices"))
-        {
-            string? driver = _sysfs.TryReadLinkName($"/sys/bus/pci/devices/{name}/driver");
-            members.Add($"{name} on {driver ?? "no driver"}");
-            if (driver is not (null or "vfio-pci" or "pcieport"))
-            {
-                cures.Add($"vfiopin device bind {name}");
-            }
-        }
-
-        throw new LinuxException("VFIO_GROUP_GET_STATUS", Errno.EPERM, $"{Describe()} is not viable: {string.Join(", ", members)}",
-            "the devices of a group share one place in the IOMMU, so none may stay with a driver of the host",
-            cures.Count > 0 ? string.Join("; ", cures) : "unbind the group's other devices from their drivers");
+        throw new PciBus(_sysfs).GetGroup(Number).NotViable();
     }
 }

@@ -22,22 +22,14 @@ public sealed record IommuGroup(int Number, IReadOnlyList<PciDevice> Members)
     /// <returns>The list in one line.</returns>
     public string Describe() => string.Join(", ", Members.Select(m => $"{m.Address} ({m.Driver ?? "no driver"})"));
 
-    /// <summary>Checks that user space can have the group.</summary>
-    /// <exception cref="LinuxException">It cannot (EPERM): every member is named with its driver, and the command that binds
-    /// those that stand in the way.</exception>
-    public void RequireViable()
-    {
-        if (!IsViable)
-        {
-            throw new LinuxException(
-                "VFIO_GROUP_GET_STATUS",
-                Errno.EPERM,
-                $"IOMMU group {Number} is not viable; it has {Describe()}",
-                $"{string.Join(", ", Blockers.Select(b => b.Address))} still {(Blockers.Count() == 1 ? "has a driver" : "have drivers")} of the kernel, "
-                    + "and the IOMMU cannot keep the members of a group apart",
-                BindCommand);
-        }
-    }
+    /// <summary>Says why user space cannot have the group: every member with its driver, and the command that cures it.</summary>
+    /// <returns>The exception, to throw.</returns>
+    public LinuxException NotViable() => new(
+        "VFIO_GROUP_GET_STATUS",
+        Errno.EPERM,
+        $"IOMMU group {Number} is not viable; it has {Describe()}",
+        "the IOMMU cannot keep the members of a group apart, so none may stay with a driver of the host",
+        IsViable ? "unbind the group's other devices from their drivers" : BindCommand);
 
     private static bool Allows(PciDevice member) =>
         member.Driver is null or "pci-stub" or "pcieport" || member.IsOnVfio || member.IsBridge;
