@@ -77,6 +77,9 @@ public enum Errno
     /// <summary>Address in use.</summary>
     EADDRINUSE = 98,
 
+    /// <summary>A connection ended before it was accepted.</summary>
+    ECONNABORTED = 103,
+
     /// <summary>Connection reset by the peer.</summary>
     ECONNRESET = 104,
 

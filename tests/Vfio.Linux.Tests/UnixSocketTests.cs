@@ -1,0 +1,190 @@
+using System.Text;
+
+namespace Vfio.Linux.Tests;
+
+[TestClass]
+public sealed class UnixSocketTests
+{
+    [TestMethod]
+    public void Descriptors_arrive_with_the_bytes_and_refer_to_the_same_file()
+    {
+        (UnixSocket first, UnixSocket second) = UnixSocket.Pair();
+        using (first)
+        using (second)
+        using (var sent = new EventFd())
+        using (var received = new ReceivedDescriptors())
+        {
+            Assert.AreEqual(Errno.None, first.Send("hello"u8, sent.Descriptor));
+            Span<byte> buffer = stackalloc byte[16];
+            int count = second.Receive(buffer, received);
+
+            Assert.AreEqual("hello", Encoding.ASCII.GetString(buffer[..count]));
+            Assert.AreEqual(1, received.Count);
+            Assert.IsFalse(received.Truncated);
+            using var here = new EventFd(received.Take(0));
+            here.Signal();
+            Assert.AreEqual(1ul, sent.Take());
+        }
+    }
+
+    [TestMethod]
+    public void Descriptors_that_nobody_takes_are_closed()
+    {
+        (UnixSocket first, UnixSocket second) = UnixSocket.Pair();
+        using (first)
+        using (second)
+        using (var sent = new EventFd())
+        {
+            int before = OpenDescriptors();
+            byte[] buffer = new byte[8];
+            for (int i = 0; i < 100; i++)
+            {
+                using var received = new ReceivedDescriptors();
+                Assert.AreEqual(Errno.None, first.Send([1], sent.Descriptor, sent.Descriptor, sent.Descriptor));
+                Assert.AreEqual(1, second.Receive(buffer, received));
+                Assert.AreEqual(3, received.Count);
+            }
+
+            Assert.AreEqual(before, OpenDescriptors());
+        }
+    }
+
+    [TestMethod]
+    public void A_received_descriptor_is_closed_on_exec()
+    {
+        (UnixSocket first, UnixSocket second) = UnixSocket.Pair();
+        using (first)
+        using (second)
+        using (var sent = new EventFd())
+        using (var received = new ReceivedDescriptors())
+        {
+            first.Send([1], sent.Descriptor);
+            second.Receive(stackalloc byte[8], received);
+            using FileDescriptor here = received.Take(0);
+            Assert.AreEqual(Fcntl.FD_CLOEXEC, LibC.fcntl(here.Number, Fcntl.F_GETFD, 0));
+        }
+    }
+
+    [TestMethod]
+    public void More_descriptors_than_this_process_may_open_are_reported_and_none_leaks()
+    {
+        (UnixSocket first, UnixSocket second) = UnixSocket.Pair();
+        using (first)
+        using (second)
+        using (var sent = new EventFd())
+        using (var received = new ReceivedDescriptors())
+        {
+            var many = new FileDescriptor[200];
+            Array.Fill(many, sent.Descriptor);
+            Assert.AreEqual(Errno.None, first.Send([1], many));
+            int before = OpenDescriptors();
+            SetDescriptorLimit(LimitThatLeaves(50), out ulong former);
+            try
+            {
+                Assert.AreEqual(1, second.Receive(stackalloc byte[8], received));
+            }
+            finally
+            {
+                SetDescriptorLimit(former, out _);
+            }
+
+            Assert.IsTrue(received.Truncated);
+            Assert.IsLessThan(200, received.Count);
+            received.Dispose();
+            Assert.AreEqual(before, OpenDescriptors());
+        }
+    }
+
+    [TestMethod]
+    public void Shutdown_ends_a_waiting_receive_and_a_waiting_accept()
+    {
+        (UnixSocket first, UnixSocket second) = UnixSocket.Pair();
+        string path = Path.Combine(Directory.CreateTempSubdirectory("vfiopin-").FullName, "s");
+        using (first)
+        using (second)
+        using (var listener = UnixSocket.Listen(path))
+        {
+            int received = -1;
+            UnixSocket? accepted = first;
+            var receiver = new Thread(() =>
+            {
+                using var descriptors = new ReceivedDescriptors();
+                received = second.Receive(new byte[1], descriptors);
+            });
+            var acceptor = new Thread(() => accepted = listener.Accept());
+            receiver.Start();
+            acceptor.Start();
+            second.Shutdown();
+            listener.Shutdown();
+            Assert.IsTrue(receiver.Join(TimeSpan.FromSeconds(20)));
+            Assert.IsTrue(acceptor.Join(TimeSpan.FromSeconds(20)));
+            Assert.AreEqual(0, received);
+            Assert.IsNull(accepted);
+        }
+
+        Assert.IsFalse(File.Exists(path));
+    }
+
+    [TestMethod]
+    public void A_path_left_by_a_dead_process_is_taken_over_and_a_live_one_is_not()
+    {
+        string path = Path.Combine(Directory.CreateTempSubdirectory("vfiopin-").FullName, "s");
+        using (var live = UnixSocket.Listen(path))
+        {
+            LinuxException refused = Assert.ThrowsExactly<LinuxException>(() => UnixSocket.Listen(path));
+            Assert.AreEqual(Errno.EADDRINUSE, refused.Errno);
+            using UnixSocket client = UnixSocket.TryConnect(path, out _)!;
+            using UnixSocket server = live.Accept()!;
+            Assert.AreEqual(Environment.ProcessId, server.GetPeerCredentials().ProcessId);
+            File.Move(path, path + ".kept");
+        }
+
+        File.Move(path + ".kept", path);
+        using var second = UnixSocket.Listen(path);
+        Assert.IsNotNull(second);
+    }
+
+    [TestMethod]
+    public void A_message_without_room_is_refused_by_TrySend_and_waits_for_nobody()
+    {
+        (UnixSocket first, UnixSocket second) = UnixSocket.Pair();
+        using (first)
+        using (second)
+        {
+            Errno errno = Errno.None;
+            byte[] bytes = new byte[64];
+            for (int i = 0; i < 1_000_000 && errno == Errno.None; i++)
+            {
+                errno = first.TrySend(bytes);
+            }
+
+            Assert.AreEqual(Errno.EAGAIN, errno);
+            second.Dispose();
+            Assert.IsTrue(first.TrySend([1]) is Errno.EPIPE or Errno.ECONNRESET);
+        }
+    }
+
+    private static int OpenDescriptors() => Directory.GetFiles("/proc/self/fd").Length;
+
+    // The limit is on the number, not on the count: below it there may be holes.
+    private static ulong LimitThatLeaves(int free)
+    {
+        var open = Directory.GetFiles("/proc/self/fd").Select(f => ulong.Parse(Path.GetFileName(f), null)).ToHashSet();
+        ulong limit = 0;
+        for (; free > 0; limit++)
+        {
+            free -= open.Contains(limit) ? 0 : 1;
+        }
+
+        return limit;
+    }
+
+    private static unsafe void SetDescriptorLimit(ulong limit, out ulong former)
+    {
+        rlimit now;
+        Assert.AreEqual(0, LibC.getrlimit(Resource.RLIMIT_NOFILE, &now));
+        former = now.rlim_cur;
+        now.rlim_cur = limit;
+        Assert.AreEqual(0, LibC.setrlimit(Resource.RLIMIT_NOFILE, &now));
+    }
+}
