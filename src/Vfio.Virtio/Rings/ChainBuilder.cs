@@ -1,0 +1,110 @@
+namespace Vfio.Virtio;
+
+/// <summary>Gathers one chain's segments while its descriptors are walked, in either layout, and holds every chain to the rules
+/// that do not depend on the layout.</summary>
+internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size)
+{
+    // virtio 1.3, 2.7.5.2 "Driver Requirements: The Virtqueue Descriptor Table": at most 2^32 bytes in total.
+    private const ulong MaxBytes = 1UL << 32;
+
+    private readonly Span<HostSegment> _segments = segments;
+    private readonly int _first = first;
+    private readonly int _size = size;
+    private int _count;
+    private int _readable;
+    private int _descriptors;
+    private ulong _readableLength;
+    private ulong _writableLength;
+
+    /// <summary>A translation is not known yet. The walk goes on, so that the translator hears of all that is missing.</summary>
+    public bool Missed { get; private set; }
+
+    public void SetMissed() => Missed = true;
+
+    public readonly DescriptorChain Build(ushort id, ushort slots, ushort position) =>
+        new(id, slots, position, (ushort)_first, (ushort)_readable, (ushort)_count, _readableLength, _writableLength);
+
+    /// <summary>Adds one data descriptor.</summary>
+    public RingError Append<TTranslator>(ref TTranslator translator, ulong address, uint length, bool writable)
+        where TTranslator : struct, ITranslator
+    {
+        // virtio 1.3, 2.7.5.3.1 and 2.8.19: a chain is no longer than the queue. Ends every loop of descriptors.
+        if (++_descriptors > _size)
+        {
+            return RingError.ChainTooLong;
+        }
+
+        if (length == 0)
+        {
+            return RingError.ZeroLength;
+        }
+
+        if (unchecked(address + (length - 1UL)) < address)
+        {
+            return RingError.AddressWrap;
+        }
+
+        if (_readableLength + _writableLength + length > MaxBytes)
+        {
+            return RingError.ChainTooLarge;
+        }
+
+        // virtio 1.3, 2.7.4.2 "Driver Requirements: Message Framing": device-writable after all device-readable.
+        if (!writable && _writableLength != 0)
+        {
+            return RingError.ReadableAfterWritable;
+        }
+
+        RingError error = AddSegments(ref translator, address, length, writable ? DeviceAccess.Write : DeviceAccess.Read);
+        if (error != RingError.None)
+        {
+            return error;
+        }
+
+        if (writable)
+        {
+            _writableLength += length;
+        }
+        else
+        {
+            _readableLength += length;
+            _readable = _count;
+        }
+
+        return RingError.None;
+    }
+
+    private RingError AddSegments<TTranslator>(
+        ref TTranslator translator, ulong address, uint length, DeviceAccess access)
+        where TTranslator : struct, ITranslator
+    {
+        // The end does not move: each turn takes at least a byte off the front, and the segments bound the turns.
+        while (length != 0)
+        {
+            TranslationStatus status =
+                translator.Translate(new BusAddress(address), length, access, out HostAddress host, out uint usable);
+            if (status == TranslationStatus.Miss)
+            {
+                Missed = true;
+                return RingError.None;
+            }
+
+            if (status != TranslationStatus.Translated || usable == 0)
+            {
+                return RingError.AccessDenied;
+            }
+
+            if (_first + _count >= _segments.Length)
+            {
+                return RingError.TooManySegments;
+            }
+
+            usable = Math.Min(usable, length);
+            _segments[_first + _count++] = new HostSegment(host, usable);
+            length -= usable;
+            address = unchecked(address + usable);
+        }
+
+        return RingError.None;
+    }
+}

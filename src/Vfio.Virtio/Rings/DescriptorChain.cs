@@ -1,0 +1,65 @@
+using System.Runtime.CompilerServices;
+
+namespace Vfio.Virtio;
+
+/// <summary>A chain that a device queue took from its ring: which segments of the batch's buffer are its memory. All
+/// device-readable segments come before all device-writable ones.</summary>
+public readonly record struct DescriptorChain
+{
+    internal DescriptorChain(
+        ushort id, ushort slots, ushort position, ushort first, ushort readable, ushort count, ulong readableLength, ulong writableLength)
+    {
+        Id = id;
+        Slots = slots;
+        Position = position;
+        First = first;
+        ReadableCount = readable;
+        Count = count;
+        ReadableLength = readableLength;
+        WritableLength = writableLength;
+    }
+
+    /// <summary>What names the chain to the driver: the head's index in the descriptor table (split), the buffer id (packed; any
+    /// 16 bits, the driver chose it).</summary>
+    public ushort Id { get; }
+
+    /// <summary>Places that it takes in the ring: 1 (split), descriptors in the ring (packed).</summary>
+    public ushort Slots { get; }
+
+    /// <summary>Split: the available index that it was at. Packed: the slot of its first descriptor.</summary>
+    public ushort Position { get; }
+
+    /// <summary>Its first segment in the batch's buffer.</summary>
+    public ushort First { get; }
+
+    /// <summary>How many segments the device may read; they come first.</summary>
+    public ushort ReadableCount { get; }
+
+    /// <summary>How many segments it has.</summary>
+    public ushort Count { get; }
+
+    /// <summary>Bytes that the device may read.</summary>
+    public ulong ReadableLength { get; }
+
+    /// <summary>Bytes that the device may write.</summary>
+    public ulong WritableLength { get; }
+
+    /// <summary>The device-readable part.</summary>
+    /// <param name="segments">The buffer that the batch was taken with.</param>
+    /// <returns>Its segments.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ReadOnlySpan<HostSegment> Readable(ReadOnlySpan<HostSegment> segments) => segments.Slice(First, ReadableCount);
+
+    /// <summary>The device-writable part.</summary>
+    /// <param name="segments">The buffer that the batch was taken with.</param>
+    /// <returns>Its segments.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ReadOnlySpan<HostSegment> Writable(ReadOnlySpan<HostSegment> segments) =>
+        segments.Slice(First + ReadableCount, Count - ReadableCount);
+
+    /// <summary>The chain as used.</summary>
+    /// <param name="written">Bytes that the device wrote, from the first writable byte on without gaps.</param>
+    /// <returns>What <see cref="DeviceQueue.Complete"/> takes.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public UsedChain Used(uint written) => new(Id, Slots, written);
+}

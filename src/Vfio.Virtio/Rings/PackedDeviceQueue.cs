@@ -1,0 +1,390 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using Vfio.Linux;
+
+namespace Vfio.Virtio;
+
+/// <summary>The device's side of a packed virtqueue (virtio 1.3, 2.8 "Packed Virtqueues").</summary>
+public sealed unsafe class PackedDeviceQueue : DeviceQueue
+{
+    // SAFETY, for the whole class: the constructor's caller vouches for RingAddresses.*Bytes at each address while this object is
+    // used. Slots are our own count, always below Size. The driver writes the ring at any time: what is read is copied once.
+    // A descriptor is two 8-byte words: address, then length, id and flags.
+    private readonly ulong* _ring;
+    private readonly uint* _driverEvent;
+    private readonly uint* _deviceEvent;
+
+    private PackedPosition _nextAvail;
+    private PackedPosition _nextUsed;
+    private int _unpublished;
+    private int _firstSlot;
+    private ulong _firstControl;
+    private bool _hasPublished;
+
+    /// <summary>Takes the device's side of a ring.</summary>
+    /// <param name="size">Entries, 1 to 32768.</param>
+    /// <param name="ring">Where it is.</param>
+    /// <param name="features">What was negotiated: RING_EVENT_IDX, RING_INDIRECT_DESC and IN_ORDER matter.</param>
+    /// <param name="nextAvail">Where the next chain to take starts; <see cref="PackedPosition.Start"/> for a new ring.</param>
+    /// <param name="nextUsed">Where the next used descriptor goes; <see cref="PackedPosition.Start"/> for a new ring.</param>
+    /// <exception cref="ArgumentException">The size or a position is not valid, or a part of the ring not aligned.</exception>
+    public PackedDeviceQueue(
+        int size, RingAddresses ring, VirtioFeatures features, PackedPosition nextAvail, PackedPosition nextUsed)
+        : base(size, features)
+    {
+        ring.Check(size, features | VirtioFeatures.RingPacked);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(nextAvail.Slot, size, nameof(nextAvail));
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(nextUsed.Slot, size, nameof(nextUsed));
+        _ring = (ulong*)ring.Descriptors.Value;
+        _driverEvent = (uint*)ring.Driver.Value;
+        _deviceEvent = (uint*)ring.Device.Value;
+        _nextAvail = nextAvail;
+        _nextUsed = nextUsed;
+    }
+
+    /// <summary>Where the next chain to take starts.</summary>
+    public PackedPosition NextAvail => _nextAvail;
+
+    /// <summary>Where the next used descriptor goes.</summary>
+    public PackedPosition NextUsed => _nextUsed;
+
+    /// <summary>A copy of a slot as it is now, for whoever records what is in flight.</summary>
+    /// <param name="slot">0 to size - 1.</param>
+    /// <returns>The descriptor.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such slot.</exception>
+    public PackedDescriptor ReadSlot(int slot)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(slot);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(slot, Size);
+        return new PackedDescriptor(new BusAddress(_ring[2 * slot]), _ring[(2 * slot) + 1]);
+    }
+
+    /// <inheritdoc cref="DeviceQueue.Peek"/>
+    public int PeekPacked<TTranslator>(
+        ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments)
+        where TTranslator : struct, ITranslator
+    {
+        Missed = false;
+        if (Error != RingError.None)
+        {
+            return 0;
+        }
+
+        int room = Math.Min(segments.Length, ushort.MaxValue);
+        segments = segments[..room];
+        int filled = 0;
+        int taken = 0;
+        int outstanding = Outstanding;
+        int slot = _nextAvail.Slot;
+        bool wrap = _nextAvail.Wrap;
+        for (int i = 0; i < chains.Length; i++)
+        {
+            // ORDER: length, id and flags before the address and the rest of the chain; pairs with the driver's release of the
+            // head's flags, which it writes last.
+            ulong control = Barriers.ReadAcquire(_ring + (2 * slot) + 1);
+            if (!PackedDescriptor.IsAvailable(control, wrap))
+            {
+                break;
+            }
+
+            var descriptor = new PackedDescriptor(new BusAddress(_ring[2 * slot]), control);
+            ulong address = descriptor.Address.Value;
+            uint length = descriptor.Length;
+            int slots = 1;
+            bool done = false;
+            if (descriptor.IsWholeChain && length != 0 && filled < room && outstanding < Size
+                && unchecked(address + length) > address)
+            {
+                bool writable = descriptor.IsWritable;
+                TranslationStatus status = translator.Translate(
+                    descriptor.Address, length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
+                if (status == TranslationStatus.Translated && usable >= length)
+                {
+                    segments[filled] = new HostSegment(host, length);
+                    chains[i] = new DescriptorChain(
+                        descriptor.Id, 1, (ushort)slot, (ushort)filled, writable ? (ushort)0 : (ushort)1, 1,
+                        writable ? 0 : length, writable ? length : 0);
+                    filled++;
+                    taken += Missed ? 0 : 1;
+                    done = true;
+                }
+            }
+
+            if (!done)
+            {
+                var chain = new ChainBuilder(segments, filled, Size);
+                RingError error = Walk(
+                    ref translator, _ring, Size, slot, descriptor, ref chain, out ushort id, out slots);
+                error = error == RingError.None && outstanding + slots > Size ? RingError.TooManyOutstanding : error;
+                if (error == RingError.TooManySegments && filled != 0)
+                {
+                    break;
+                }
+
+                if (error != RingError.None)
+                {
+                    if (!Missed)
+                    {
+                        Fail(error, (ushort)slot);
+                    }
+
+                    break;
+                }
+
+                if (chain.Missed)
+                {
+                    Missed = true;
+                }
+                else
+                {
+                    chains[i] = chain.Build(id, (ushort)slots, (ushort)slot);
+                    filled += chains[i].Count;
+                    taken += Missed ? 0 : 1;
+                }
+            }
+
+            outstanding += slots;
+            slot += slots;
+            if (slot >= Size)
+            {
+                slot -= Size;
+                wrap = !wrap;
+            }
+        }
+
+        return taken;
+    }
+
+    /// <summary>Takes a chain again that an earlier device consumed and did not complete, from a record of its descriptors: the
+    /// ring's own may be overwritten. It counts as consumed.</summary>
+    /// <typeparam name="TTranslator">The translator, a struct.</typeparam>
+    /// <param name="translator">Turns the chain's addresses into this process's.</param>
+    /// <param name="descriptors">All descriptors of the chain in the ring, in order. Checked.</param>
+    /// <param name="chain">The chain, when the answer is true.</param>
+    /// <param name="segments">Filled with its memory.</param>
+    /// <returns>False at <see cref="DeviceQueue.Error"/> or <see cref="DeviceQueue.Missed"/>.</returns>
+    public bool Resolve<TTranslator>(
+        ref TTranslator translator,
+        ReadOnlySpan<PackedDescriptor> descriptors,
+        out DescriptorChain chain,
+        Span<HostSegment> segments)
+        where TTranslator : struct, ITranslator
+    {
+        chain = default;
+        Missed = false;
+        RingError error = descriptors.IsEmpty || descriptors.Length > Size ? RingError.ChainTooLong : Error;
+        if (error == RingError.None)
+        {
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size);
+            int slots;
+            ushort id;
+            // SAFETY: the walk reads no further than descriptors.Length, which it is given as the ring's size.
+            fixed (PackedDescriptor* record = descriptors)
+            {
+                error = Walk(
+                    ref translator, (ulong*)record, descriptors.Length, 0, descriptors[0], ref builder, out id, out slots);
+            }
+
+            error = error == RingError.None && Outstanding + slots > Size ? RingError.TooManyOutstanding : error;
+            Missed = builder.Missed;
+            chain = builder.Build(id, (ushort)slots, _nextAvail.Slot);
+        }
+
+        if (error != RingError.None)
+        {
+            Fail(error, _nextAvail.Slot);
+        }
+
+        bool resolved = error == RingError.None && !Missed;
+        Outstanding += resolved ? chain.Slots : 0;
+        return resolved;
+    }
+
+    /// <inheritdoc/>
+    public override void Consume(ReadOnlySpan<DescriptorChain> chains)
+    {
+        int slots = 0;
+        foreach (ref readonly DescriptorChain chain in chains)
+        {
+            slots += chain.Slots;
+        }
+
+        Debug.Assert(Outstanding + slots <= Size, "more was consumed than was peeked");
+        _nextAvail = _nextAvail.Advance(slots, Size);
+        Outstanding += slots;
+    }
+
+    /// <inheritdoc/>
+    public override void Complete(ReadOnlySpan<UsedChain> used)
+    {
+        foreach (UsedChain chain in used)
+        {
+            WriteUsed(chain.Id, chain.Written, chain.Slots);
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void CompleteReadOnly(ReadOnlySpan<UsedChain> used)
+    {
+        if (!IsInOrder || used.IsEmpty)
+        {
+            Complete(used);
+            return;
+        }
+
+        // virtio 1.3, 2.8.9 "In-order use of descriptors": one used descriptor at the batch's first slot, with the id of its last
+        // buffer; then skip over the batch.
+        int slots = 0;
+        foreach (UsedChain chain in used)
+        {
+            Debug.Assert(chain.Written == 0, "a skipped buffer counts as written whole");
+            slots += chain.Slots;
+        }
+
+        WriteUsed(used[^1].Id, 0, slots);
+    }
+
+    /// <inheritdoc/>
+    public override bool Publish()
+    {
+        int count = _unpublished;
+        if (count == 0)
+        {
+            return false;
+        }
+
+        // ORDER: the data and every other used descriptor of the batch before its first one, where the driver looks next; pairs
+        // with the driver's acquire of that descriptor. Length, id and flags are one store, so no flags are ever seen half done.
+        Barriers.WriteRelease(_ring + (2 * _firstSlot) + 1, _firstControl);
+        _unpublished = 0;
+
+        // ORDER: the used descriptors before the read of the driver's suppression; pairs with the driver's fence between enabling
+        // notifications and its re-check.
+        Barriers.StoreLoadFence();
+        bool first = !_hasPublished;
+        _hasPublished = true;
+        // ORDER: a fresh read after the fence; offset and flags in one.
+        uint suppression = Barriers.ReadAcquire(_driverEvent);
+        if (first && ((suppression >> 16) & 3) == virtio_ring.VRING_PACKED_EVENT_FLAG_DESC)
+        {
+            // What the device before us signalled is not known.
+            return true;
+        }
+
+        return EventIndex.CrossedPacked(suppression, _nextUsed, count, Size, HasEventIndex);
+    }
+
+    /// <inheritdoc/>
+    public override bool EnableNotifications()
+    {
+        uint wish = HasEventIndex
+            ? _nextAvail.Raw | ((uint)virtio_ring.VRING_PACKED_EVENT_FLAG_DESC << 16)
+            : (uint)virtio_ring.VRING_PACKED_EVENT_FLAG_ENABLE << 16;
+        // ORDER: offset and flags in one store; the fence below does the work.
+        Barriers.WriteRelease(_deviceEvent, wish);
+
+        // ORDER: the wish before the re-check; pairs with the driver's fence between publishing and reading the wish.
+        Barriers.StoreLoadFence();
+        // ORDER: fresh after the fence; Peek reads it again before it uses the descriptor.
+        return PackedDescriptor.IsAvailable(Barriers.ReadAcquire(_ring + (2 * _nextAvail.Slot) + 1), _nextAvail.Wrap);
+    }
+
+    /// <inheritdoc/>
+    public override void DisableNotifications() =>
+        // ORDER: advice only, pairs with nothing.
+        Barriers.WriteRelease(_deviceEvent, (uint)virtio_ring.VRING_PACKED_EVENT_FLAG_DISABLE << 16);
+
+    // virtio 1.3, 2.8.6 "The Virtqueue Descriptor Ring" and 2.8.21.2: a used descriptor takes the chain's first slot's place in
+    // used order; the driver skips the chain's other slots. Only the batch's first stays back until Publish.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void WriteUsed(ushort id, uint written, int slots)
+    {
+        ushort flags = _nextUsed.Wrap ? (ushort)(PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag) : (ushort)0;
+        flags |= written != 0 ? virtio_ring.VRING_DESC_F_WRITE : (ushort)0;
+        ulong control = PackedDescriptor.MakeControl(written, id, flags);
+        if (_unpublished == 0)
+        {
+            _firstSlot = _nextUsed.Slot;
+            _firstControl = control;
+        }
+        else
+        {
+            _ring[(2 * _nextUsed.Slot) + 1] = control;
+        }
+
+        _unpublished += slots;
+        _nextUsed = _nextUsed.Advance(slots, Size);
+        Outstanding -= slots;
+        Debug.Assert(Outstanding >= 0, "more was completed than was consumed");
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private RingError Walk<TTranslator>(
+        ref TTranslator translator,
+        ulong* ring,
+        int size,
+        int slot,
+        PackedDescriptor descriptor,
+        ref ChainBuilder chain,
+        out ushort id,
+        out int slots)
+        where TTranslator : struct, ITranslator
+    {
+        slots = 0;
+        while (true)
+        {
+            slots++;
+            id = descriptor.Id;
+            if (descriptor.IsIndirect)
+            {
+                // virtio 1.3, 2.8.19 "Driver Requirements: Indirect Descriptors": never in a list linked by NEXT.
+                return !HasIndirect ? RingError.IndirectNotNegotiated
+                    : slots != 1 || descriptor.HasNext ? RingError.IndirectInChain
+                    : WalkTable(ref translator, descriptor, ref chain);
+            }
+
+            RingError error = chain.Append(
+                ref translator, descriptor.Address.Value, descriptor.Length, descriptor.IsWritable);
+            if (error != RingError.None || !descriptor.HasNext)
+            {
+                return error;
+            }
+
+            if (slots == size)
+            {
+                return RingError.ChainTooLong;
+            }
+
+            slot = slot + 1 == size ? 0 : slot + 1;
+            descriptor = new PackedDescriptor(new BusAddress(ring[2 * slot]), ring[(2 * slot) + 1]);
+        }
+    }
+
+    private static RingError WalkTable<TTranslator>(
+        ref TTranslator translator, PackedDescriptor indirect, ref ChainBuilder chain)
+        where TTranslator : struct, ITranslator
+    {
+        RingError error = IndirectTable.Open(
+            ref translator, indirect.Address.Value, indirect.Length, ref chain, out IndirectTable table);
+        for (uint i = 0; error == RingError.None && !chain.Missed && i < table.Entries; i++)
+        {
+            TranslationStatus status = table.Read(ref translator, i, out ulong address, out ulong control);
+            if (status != TranslationStatus.Translated)
+            {
+                if (status == TranslationStatus.Miss)
+                {
+                    chain.SetMissed();
+                }
+
+                return status == TranslationStatus.Miss ? RingError.None : RingError.AccessDenied;
+            }
+
+            // virtio 1.3, 2.8.7 "Indirect Flag: Scatter-Gather Support": every entry counts, only WRITE means anything.
+            var entry = new PackedDescriptor(new BusAddress(address), control);
+            error = entry.IsIndirect ? RingError.NestedIndirect
+                : chain.Append(ref translator, address, entry.Length, entry.IsWritable);
+        }
+
+        return error;
+    }
+}

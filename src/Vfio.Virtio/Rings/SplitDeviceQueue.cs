@@ -1,0 +1,366 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using Vfio.Linux;
+
+namespace Vfio.Virtio;
+
+/// <summary>The device's side of a split virtqueue (virtio 1.3, 2.7 "Split Virtqueues").</summary>
+public sealed unsafe class SplitDeviceQueue : DeviceQueue
+{
+    // SAFETY, for the whole class: the constructor's caller vouches for RingAddresses.*Bytes at each address while this object is
+    // used. Every index into them is masked. The driver writes the table and the available ring at any time: what is read from
+    // them is copied to a local once. The used ring is only written.
+    private readonly uint _mask;
+    private readonly Descriptor* _descriptors;
+    private readonly ushort* _availFlags;
+    private readonly ushort* _availIndex;
+    private readonly ushort* _availRing;
+    private readonly ushort* _usedEvent;
+    private readonly ushort* _usedFlags;
+    private readonly ushort* _usedIndex;
+    private readonly ulong* _usedRing;
+    private readonly ushort* _availEvent;
+
+    private ushort _nextAvail;
+    private ushort _cachedAvail;
+    private ushort _nextUsed;
+    private ushort _publishedUsed;
+    private bool _hasPublished;
+
+    /// <summary>Takes the device's side of a ring.</summary>
+    /// <param name="size">Entries, a power of two up to 32768.</param>
+    /// <param name="ring">Where it is.</param>
+    /// <param name="features">What was negotiated: RING_EVENT_IDX, RING_INDIRECT_DESC and IN_ORDER matter.</param>
+    /// <param name="nextAvail">The available index of the first chain to take: 0 for a new ring.</param>
+    /// <param name="nextUsed">The used index of the next chain to give back: 0 for a new ring.</param>
+    /// <exception cref="ArgumentException">The size is not valid, or a part of the ring not aligned: see
+    /// <see cref="RingAddresses.IsValidSize"/> and <see cref="RingAddresses.IsAligned"/>.</exception>
+    public SplitDeviceQueue(
+        int size, RingAddresses ring, VirtioFeatures features, ushort nextAvail = 0, ushort nextUsed = 0)
+        : base(size, features)
+    {
+        ring.Check(size, features & ~VirtioFeatures.RingPacked);
+        _mask = (uint)size - 1;
+        _descriptors = (Descriptor*)ring.Descriptors.Value;
+        // virtio 1.3, 2.7.6 "The Virtqueue Available Ring" and 2.7.8 "The Virtqueue Used Ring".
+        _availFlags = (ushort*)ring.Driver.Value;
+        _availIndex = _availFlags + 1;
+        _availRing = _availFlags + 2;
+        _usedEvent = _availRing + size;
+        _usedFlags = (ushort*)ring.Device.Value;
+        _usedIndex = _usedFlags + 1;
+        _usedRing = (ulong*)(_usedFlags + 2);
+        _availEvent = (ushort*)(_usedRing + size);
+        _nextAvail = _cachedAvail = nextAvail;
+        _nextUsed = _publishedUsed = nextUsed;
+    }
+
+    /// <summary>The available index of the next chain to take.</summary>
+    public ushort NextAvail => _nextAvail;
+
+    /// <summary>The used index of the next chain to give back; published up to here after <see cref="Publish"/>.</summary>
+    public ushort NextUsed => _nextUsed;
+
+    /// <inheritdoc cref="DeviceQueue.Peek"/>
+    public int PeekSplit<TTranslator>(
+        ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments)
+        where TTranslator : struct, ITranslator
+    {
+        Missed = false;
+        int ready = Error == RingError.None ? Ready(chains.Length) : 0;
+        int wanted = Math.Min(ready, chains.Length);
+        int room = Math.Min(segments.Length, ushort.MaxValue);
+        segments = segments[..room];
+        int filled = 0;
+        int taken = 0;
+        for (int i = 0; i < wanted; i++)
+        {
+            ushort position = unchecked((ushort)(_nextAvail + i));
+            ushort head = _availRing[position & _mask];
+            if (head > _mask)
+            {
+                taken = FailUnlessMissed(RingError.HeadOutOfRange, position, taken);
+                break;
+            }
+
+            Descriptor descriptor = _descriptors[head & _mask];
+            if (descriptor.IsWholeChain && descriptor.Length != 0 && filled < room
+                && unchecked(descriptor.Address + descriptor.Length) > descriptor.Address)
+            {
+                bool writable = descriptor.IsWritable;
+                TranslationStatus status = translator.Translate(
+                    new BusAddress(descriptor.Address), descriptor.Length, writable ? DeviceAccess.Write : DeviceAccess.Read,
+                    out HostAddress host, out uint usable);
+                if (status == TranslationStatus.Translated && usable >= descriptor.Length)
+                {
+                    segments[filled] = new HostSegment(host, descriptor.Length);
+                    chains[i] = new DescriptorChain(
+                        head, 1, position, (ushort)filled, writable ? (ushort)0 : (ushort)1, 1,
+                        writable ? 0 : descriptor.Length, writable ? descriptor.Length : 0);
+                    filled++;
+                    taken += Missed ? 0 : 1;
+                    continue;
+                }
+            }
+
+            var chain = new ChainBuilder(segments, filled, Size);
+            RingError error = Walk(ref translator, head, descriptor, ref chain);
+            if (error == RingError.TooManySegments && filled != 0)
+            {
+                break;
+            }
+
+            if (error != RingError.None)
+            {
+                taken = FailUnlessMissed(error, position, taken);
+                break;
+            }
+
+            if (chain.Missed)
+            {
+                Missed = true;
+                continue;
+            }
+
+            chains[i] = chain.Build(head, 1, position);
+            filled += chains[i].Count;
+            taken += Missed ? 0 : 1;
+        }
+
+        return taken;
+    }
+
+    /// <summary>Takes a chain again that an earlier device consumed and did not complete, by its head. It counts as consumed.</summary>
+    /// <typeparam name="TTranslator">The translator, a struct.</typeparam>
+    /// <param name="translator">Turns the chain's addresses into this process's.</param>
+    /// <param name="head">The chain's <see cref="DescriptorChain.Id"/>. Checked.</param>
+    /// <param name="chain">The chain, when the answer is true.</param>
+    /// <param name="segments">Filled with its memory.</param>
+    /// <returns>False at <see cref="DeviceQueue.Error"/> or <see cref="DeviceQueue.Missed"/>.</returns>
+    public bool Resolve<TTranslator>(
+        ref TTranslator translator, ushort head, out DescriptorChain chain, Span<HostSegment> segments)
+        where TTranslator : struct, ITranslator
+    {
+        chain = default;
+        Missed = false;
+        RingError error = head > _mask ? RingError.HeadOutOfRange
+            : Outstanding >= Size ? RingError.TooManyOutstanding : Error;
+        if (error == RingError.None)
+        {
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size);
+            error = Walk(ref translator, head, _descriptors[head & _mask], ref builder);
+            Missed = builder.Missed;
+            chain = builder.Build(head, 1, _nextAvail);
+        }
+
+        if (error != RingError.None)
+        {
+            Fail(error, head);
+        }
+
+        bool resolved = error == RingError.None && !Missed;
+        Outstanding += resolved ? 1 : 0;
+        return resolved;
+    }
+
+    /// <inheritdoc/>
+    public override void Consume(ReadOnlySpan<DescriptorChain> chains)
+    {
+        _nextAvail = unchecked((ushort)(_nextAvail + chains.Length));
+        Outstanding += chains.Length;
+        Debug.Assert(Outstanding <= Size, "more was consumed than was peeked");
+    }
+
+    /// <inheritdoc/>
+    public override void Complete(ReadOnlySpan<UsedChain> used)
+    {
+        ushort next = _nextUsed;
+        foreach (UsedChain chain in used)
+        {
+            // virtio 1.3, 2.7.8: le32 id, le32 len.
+            _usedRing[next & _mask] = chain.Id | ((ulong)chain.Written << 32);
+            next = unchecked((ushort)(next + 1));
+        }
+
+        _nextUsed = next;
+        Outstanding -= used.Length;
+        Debug.Assert(Outstanding >= 0, "more was completed than was consumed");
+    }
+
+    /// <inheritdoc/>
+    public override bool Publish()
+    {
+        ushort previous = _publishedUsed;
+        ushort next = _nextUsed;
+        if (next == previous)
+        {
+            return false;
+        }
+
+        // ORDER: used elements and the data before the index; pairs with the driver's acquire of used->idx.
+        Barriers.WriteRelease(_usedIndex, next);
+        _publishedUsed = next;
+
+        // ORDER: the index before the read of the driver's suppression; pairs with the driver's fence between enabling
+        // notifications and its re-check of used->idx.
+        Barriers.StoreLoadFence();
+        if (!HasEventIndex)
+        {
+            // ORDER: a fresh read after the fence.
+            return (Barriers.ReadAcquire(_availFlags) & virtio_ring.VRING_AVAIL_F_NO_INTERRUPT) == 0;
+        }
+
+        bool first = !_hasPublished;
+        _hasPublished = true;
+        // ORDER: a fresh read after the fence.
+        ushort wanted = Barriers.ReadAcquire(_usedEvent);
+        // What the device before us signalled is not known, so the first time always signals.
+        return first || EventIndex.Crossed(wanted, next, previous);
+    }
+
+    /// <inheritdoc/>
+    public override bool EnableNotifications()
+    {
+        if (HasEventIndex)
+        {
+            // virtio 1.3, 2.7.10 "Available Buffer Notification Suppression".
+            // ORDER: nothing before it needs to be seen; the fence below does the work.
+            Barriers.WriteRelease(_availEvent, _nextAvail);
+        }
+        else
+        {
+            // ORDER: as above.
+            Barriers.WriteRelease(_usedFlags, 0);
+        }
+
+        // ORDER: the wish before the re-check; pairs with the driver's fence between publishing avail->idx and reading the wish.
+        Barriers.StoreLoadFence();
+        // ORDER: acquire, as the index is kept for the next Peek.
+        _cachedAvail = Barriers.ReadAcquire(_availIndex);
+        return _cachedAvail != _nextAvail;
+    }
+
+    /// <inheritdoc/>
+    public override void DisableNotifications()
+    {
+        if (HasEventIndex)
+        {
+            // With the event index flags stay 0; an index already passed is next met 65536 chains later.
+            // ORDER: advice only, pairs with nothing.
+            Barriers.WriteRelease(_availEvent, unchecked((ushort)(_nextAvail - 1)));
+        }
+        else
+        {
+            // ORDER: advice only, pairs with nothing.
+            Barriers.WriteRelease(_usedFlags, virtio_ring.VRING_USED_F_NO_NOTIFY);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private int Ready(int wanted)
+    {
+        int ready = unchecked((ushort)(_cachedAvail - _nextAvail));
+        if (ready < wanted)
+        {
+            // ORDER: the index before the entries and descriptors that it covers; pairs with the driver's release of avail->idx.
+            _cachedAvail = Barriers.ReadAcquire(_availIndex);
+            ready = unchecked((ushort)(_cachedAvail - _nextAvail));
+        }
+
+        if (ready + Outstanding <= Size)
+        {
+            return ready;
+        }
+
+        Fail(ready > Size ? RingError.IndexJump : RingError.TooManyOutstanding, _cachedAvail);
+        return 0;
+    }
+
+    // A fault behind a miss is left alone: the chains before it come again, and by then it may be mended or not.
+    private int FailUnlessMissed(RingError error, ushort position, int taken)
+    {
+        if (!Missed)
+        {
+            Fail(error, position);
+        }
+
+        return taken;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private RingError Walk<TTranslator>(
+        ref TTranslator translator, ushort head, Descriptor descriptor, ref ChainBuilder chain)
+        where TTranslator : struct, ITranslator
+    {
+        Debug.Assert(head <= _mask, "the caller checks the head");
+        while (true)
+        {
+            if (descriptor.IsIndirect)
+            {
+                // virtio 1.3, 2.7.5.3.2: normal descriptors may come before a single indirect one, none after it.
+                return !HasIndirect ? RingError.IndirectNotNegotiated
+                    : descriptor.HasNext ? RingError.IndirectInChain
+                    : WalkTable(ref translator, descriptor, ref chain);
+            }
+
+            RingError error = chain.Append(ref translator, descriptor.Address, descriptor.Length, descriptor.IsWritable);
+            if (error != RingError.None || !descriptor.HasNext)
+            {
+                return error;
+            }
+
+            if (descriptor.Next > _mask)
+            {
+                return RingError.NextOutOfRange;
+            }
+
+            descriptor = _descriptors[descriptor.Next & _mask];
+        }
+    }
+
+    private static RingError WalkTable<TTranslator>(
+        ref TTranslator translator, Descriptor indirect, ref ChainBuilder chain)
+        where TTranslator : struct, ITranslator
+    {
+        RingError error = IndirectTable.Open(
+            ref translator, indirect.Address, indirect.Length, ref chain, out IndirectTable table);
+        if (error != RingError.None || chain.Missed)
+        {
+            return error;
+        }
+
+        uint index = 0;
+        while (true)
+        {
+            TranslationStatus status = table.Read(ref translator, index, out ulong low, out ulong high);
+            if (status != TranslationStatus.Translated)
+            {
+                if (status == TranslationStatus.Miss)
+                {
+                    chain.SetMissed();
+                }
+
+                return status == TranslationStatus.Miss ? RingError.None : RingError.AccessDenied;
+            }
+
+            var entry = new Descriptor(low, (uint)(high & uint.MaxValue), (ushort)((high >> 32) & 0xFFFF), (ushort)(high >> 48));
+            if (entry.IsIndirect)
+            {
+                return RingError.NestedIndirect;
+            }
+
+            error = chain.Append(ref translator, entry.Address, entry.Length, entry.IsWritable);
+            if (error != RingError.None || !entry.HasNext)
+            {
+                return error;
+            }
+
+            if (entry.Next >= table.Entries)
+            {
+                return RingError.NextOutOfRange;
+            }
+
+            index = entry.Next;
+        }
+    }
+}

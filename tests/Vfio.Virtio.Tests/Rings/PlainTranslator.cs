@@ -1,0 +1,35 @@
+namespace Vfio.Virtio.Tests;
+
+/// <summary>Bus addresses [First, First + Length) are the bytes at Host; everything else is denied. Ranges can be cut at
+/// multiples of Piece, withheld (Miss) from MissFrom on, or closed to writes from ReadOnlyFrom on.</summary>
+internal struct PlainTranslator(ulong first, HostAddress host, ulong length) : ITranslator
+{
+    public ulong Piece = ulong.MaxValue;
+    public ulong MissFrom = ulong.MaxValue;
+    public ulong ReadOnlyFrom = ulong.MaxValue;
+    public int Calls;
+    public int Misses;
+
+    public TranslationStatus Translate(
+        BusAddress address, uint length1, DeviceAccess access, out HostAddress host1, out uint usable)
+    {
+        Calls++;
+        host1 = default;
+        usable = 0;
+        ulong offset = unchecked(address.Value - first);
+        if (address.Value < first || offset >= length || (access == DeviceAccess.Write && address.Value >= ReadOnlyFrom))
+        {
+            return TranslationStatus.Denied;
+        }
+
+        if (address.Value >= MissFrom)
+        {
+            Misses++;
+            return TranslationStatus.Miss;
+        }
+
+        host1 = host + offset;
+        usable = (uint)Math.Min(Math.Min(length1, length - offset), Piece == ulong.MaxValue ? ulong.MaxValue : Piece - (address.Value % Piece));
+        return TranslationStatus.Translated;
+    }
+}
