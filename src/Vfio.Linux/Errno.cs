@@ -65,6 +65,9 @@ public enum Errno
     /// <summary>Broken pipe: the other end is gone.</summary>
     EPIPE = 32,
 
+    /// <summary>Result too large for the room that was given.</summary>
+    ERANGE = 34,
+
     /// <summary>Function not implemented by this kernel.</summary>
     ENOSYS = 38,
 

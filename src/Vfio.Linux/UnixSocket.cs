@@ -46,6 +46,37 @@ public sealed unsafe class UnixSocket : IDisposable
             : new UnixCredentials(credentials.pid, credentials.uid, credentials.gid);
     }
 
+    /// <summary>The supplementary groups of who is at the other end, as recorded when the connection was made.</summary>
+    /// <returns>The groups.</returns>
+    /// <exception cref="LinuxException">getsockopt(2) failed.</exception>
+    public IReadOnlyList<uint> GetPeerGroups()
+    {
+        uint[] groups = new uint[32];
+        while (true)
+        {
+            uint length = (uint)(groups.Length * sizeof(uint));
+            // SAFETY: the array is pinned for the call, and its length in bytes is told.
+            fixed (uint* pointer = groups)
+            {
+                int result = LibC.getsockopt(
+                    _descriptor.Number, Linux.Socket.SOL_SOCKET, Linux.Socket.SO_PEERGROUPS, pointer, &length);
+                if (result >= 0)
+                {
+                    return groups[..(int)(length / sizeof(uint))];
+                }
+            }
+
+            var errno = (Errno)LibC.errno;
+            // net/core/sock.c, sk_getsockopt: ERANGE comes with the length that is needed.
+            if (errno != Errno.ERANGE)
+            {
+                throw new LinuxException("getsockopt(SO_PEERGROUPS)", errno, string.Empty);
+            }
+
+            groups = new uint[length / sizeof(uint)];
+        }
+    }
+
     /// <summary>Two connected sockets.</summary>
     /// <returns>Both ends.</returns>
     /// <exception cref="LinuxException">socketpair(2) failed.</exception>

@@ -1,0 +1,21 @@
+using System.Collections.Frozen;
+
+namespace Vfio.Service;
+
+/// <summary>Everything that the engine does, by the method's name on the control socket.</summary>
+public static class Operations
+{
+    /// <summary>All operations.</summary>
+    public static IReadOnlyList<Operation> All { get; } =
+    [
+        DaemonOperations.Info,
+    ];
+
+    // Below All, which it is made from: static initialisers run in the order of the text.
+    private static readonly FrozenDictionary<string, Operation> ByMethod = All.ToFrozenDictionary(o => o.Method);
+
+    /// <summary>The operation of a name.</summary>
+    /// <param name="method">The name, such as <c>pool.create</c>.</param>
+    /// <returns>The operation, or null when there is none.</returns>
+    public static Operation? Find(string method) => ByMethod.GetValueOrDefault(method);
+}

@@ -1,0 +1,18 @@
+using System.Text.Json.Serialization;
+
+namespace Vfio.Service;
+
+/// <summary>How everything that the service says is written as JSON; made at build time, without reflection.</summary>
+[JsonSourceGenerationOptions(
+    PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase,
+    UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
+    RespectNullableAnnotations = true,
+    RespectRequiredConstructorParameters = true,
+    UseStringEnumConverter = true,
+    Converters = [typeof(PciAddressJsonConverter), typeof(IovaJsonConverter)])]
+[JsonSerializable(typeof(ErrorData))]
+[JsonSerializable(typeof(ProgressReport))]
+[JsonSerializable(typeof(DaemonInfo))]
+[JsonSerializable(typeof(NoParameters))]
+[JsonSerializable(typeof(Dictionary<string, string>))]
+public sealed partial class ServiceJson : JsonSerializerContext;
