@@ -28,7 +28,7 @@ public sealed class MappedMemory : IDisposable
     }
 
     /// <summary>Bytes.</summary>
-    public ulong Length { get; }
+    public ulong Length { get; private set; }
 
     /// <summary>Bytes of one page of the backing (4 KiB, 2 MiB or 1 GiB).</summary>
     public ulong PageSize { get; }
@@ -65,6 +65,85 @@ public sealed class MappedMemory : IDisposable
         return IsError(address)
             ? throw new LinuxException("mmap", (Errno)(-address), $"{length} bytes of anonymous memory")
             : new MappedMemory(LinuxKernel.Instance, address, length, 4096);
+    }
+
+    /// <summary>Maps memory at an address that is a multiple of <paramref name="alignment"/>: transparent huge pages need that, and kernels
+    /// before 6.7 do not see to it themselves.</summary>
+    /// <param name="file">A memfd to map shared from its start, or null for private memory of no file.</param>
+    /// <param name="length">Bytes, a multiple of <paramref name="alignment"/>.</param>
+    /// <param name="alignment">Bytes, a power of two of at least 4 KiB.</param>
+    internal static MappedMemory MapAligned(FileDescriptor? file, ulong length, ulong alignment)
+    {
+        // Address space for the length and the alignment is reserved first; the aligned middle is then replaced, and the ends given back.
+        ulong span = checked(length + alignment);
+        nint reserved = LibC.mmap(0, checked((nuint)span), Mman.PROT_NONE, Mman.MAP_PRIVATE | Mman.MAP_ANONYMOUS | Mman.MAP_NORESERVE, -1, 0);
+        if (reserved == -1)
+        {
+            throw new LinuxException("mmap", (Errno)LibC.errno, $"{span} bytes of address space");
+        }
+
+        ulong start = (ulong)reserved;
+        ulong aligned = (start + alignment - 1) & ~(alignment - 1);
+        int flags = Mman.MAP_FIXED | (file is null ? Mman.MAP_PRIVATE | Mman.MAP_ANONYMOUS : Mman.MAP_SHARED);
+        nint address = LibC.mmap((nint)aligned, (nuint)length, Mman.PROT_READ | Mman.PROT_WRITE, flags, file?.Number ?? -1, 0);
+        if (address == -1)
+        {
+            var errno = (Errno)LibC.errno;
+            _ = LibC.munmap(reserved, (nuint)span);
+            throw new LinuxException("mmap", errno, $"{length} bytes aligned to {alignment}");
+        }
+
+        if (aligned > start)
+        {
+            _ = LibC.munmap(reserved, (nuint)(aligned - start));
+        }
+
+        _ = LibC.munmap((nint)(aligned + length), (nuint)(start + span - aligned - length));
+        return new MappedMemory(LinuxKernel.Instance, address, length, alignment);
+    }
+
+    /// <summary>Unmaps the end of the mapping; pages of a memfd there are given back to the system too.</summary>
+    /// <param name="length">Bytes that stay, a multiple of the page size, more than none.</param>
+    /// <param name="shared">Whether it maps a memfd.</param>
+    internal void Truncate(ulong length, bool shared)
+    {
+        ArgumentOutOfRangeException.ThrowIfZero(length);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(length, Length);
+        if (length == Length)
+        {
+            return;
+        }
+
+        if (shared)
+        {
+            Advise(Mman.MADV_REMOVE, "MADV_REMOVE", length, Length - length);
+        }
+
+        int result = _kernel.Munmap(Address + (nint)length, (nuint)(Length - length));
+        if (result < 0)
+        {
+            throw new LinuxException("munmap", (Errno)(-result), $"the last {Length - length} of {Length} bytes");
+        }
+
+        Length = length;
+    }
+
+    /// <summary>Asks that pages not made yet come from a NUMA node where it has any left (MPOL_PREFERRED).</summary>
+    /// <param name="node">The node, 0 to 63.</param>
+    /// <returns><see cref="Errno.None"/>, or why the kernel would not.</returns>
+    internal unsafe Errno PreferNode(int node)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(node);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(node, 63);
+        if (System.Runtime.InteropServices.RuntimeInformation.ProcessArchitecture != System.Runtime.InteropServices.Architecture.X64)
+        {
+            return Errno.ENOSYS;
+        }
+
+        ulong mask = 1ul << node;
+        // SAFETY: the kernel reads one word, a local. It takes maxnode as one more than the bits that it reads (get_nodes).
+        nint result = LibC.syscall(Unistd.__NR_mbind, Address, (nint)Length, Mempolicy.MPOL_PREFERRED, (nint)(&mask), 65, 0);
+        return result < 0 ? (Errno)LibC.errno : Errno.None;
     }
 
     /// <summary>Keeps the pages out of a forked child (MADV_DONTFORK), so that copy-on-write never moves a page away from the

@@ -36,6 +36,7 @@ internal static class Mman
     public const int MAP_HUGETLB = 0x40000;
     public const int MAP_FIXED_NOREPLACE = 0x100000;
     public const int MADV_DONTNEED = 4;
+    public const int MADV_REMOVE = 9;
     public const int MADV_DONTFORK = 10;
     public const int MADV_HUGEPAGE = 14;
     public const int MADV_NOHUGEPAGE = 15;

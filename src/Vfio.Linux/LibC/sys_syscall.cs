@@ -1,0 +1,23 @@
+using System.Runtime.InteropServices;
+
+namespace Vfio.Linux;
+
+// syscall(2), for calls that glibc has no function for: mbind(2). Variadic in C; see ioctl for why a fixed signature is safe.
+internal static unsafe partial class LibC
+{
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial nint syscall(nint number, nint a, nint b, nint c, nint d, nint e, nint f);
+}
+
+// The numbers of x86-64.
+[Header("asm/unistd.h")]
+internal static class Unistd
+{
+    public const int __NR_mbind = 237;
+}
+
+[Header("linux/mempolicy.h")]
+internal static class Mempolicy
+{
+    public const int MPOL_PREFERRED = 1;
+}

@@ -1,0 +1,105 @@
+using Vfio.Linux;
+
+namespace Vfio;
+
+/// <summary>Makes the pages of memory exist, on several threads: clearing pages is the slow part of pinning, and inside VFIO_IOMMU_MAP_DMA
+/// it would be done by one thread under the container's lock.</summary>
+internal sealed class Populator
+{
+    // Large enough that a thread's calls do not matter, small enough that progress moves and threads end together.
+    private const ulong Chunk = 32 * ByteSize.MiB;
+
+    private readonly List<(HostRange Range, int Advice)> _chunks = [];
+    private readonly List<PinFailure> _failures = [];
+    private readonly Lock _lock = new();
+    private readonly IProgress<PopulateProgress>? _progress;
+    private ulong _total;
+    private ulong _done;
+    private int _next = -1;
+
+    private Populator(IProgress<PopulateProgress>? progress) => _progress = progress;
+
+    /// <summary>Populates ranges; pages that exist already cost next to nothing.</summary>
+    /// <param name="ranges">The memory.</param>
+    /// <param name="threads">Threads to use at the most; 0 for one per processor.</param>
+    /// <param name="progress">Told after each piece, from the thread that did it.</param>
+    /// <returns>The pieces that failed. Not always an error: memory of a device has no pages to populate, yet can be mapped.</returns>
+    public static IReadOnlyList<PinFailure> Run(IEnumerable<PinRange> ranges, int threads, IProgress<PopulateProgress>? progress)
+    {
+        var populator = new Populator(progress);
+        foreach (PinRange range in ranges)
+        {
+            populator.Add(range);
+        }
+
+        int most = threads > 0 ? threads : Environment.ProcessorCount;
+        var helpers = new Thread[Math.Clamp(populator._chunks.Count - 1, 0, most - 1)];
+        for (int i = 0; i < helpers.Length; i++)
+        {
+            helpers[i] = new Thread(populator.Work) { IsBackground = true, Name = "vfiopin populate" };
+            helpers[i].Start();
+        }
+
+        populator.Work();
+        foreach (Thread helper in helpers)
+        {
+            helper.Join();
+        }
+
+        return populator._failures;
+    }
+
+    private void Add(PinRange range)
+    {
+        // Memory that the device only reads may be read-only, so it is populated by reading.
+        int advice = (range.Access & DmaAccess.Write) != 0 ? Mman.MADV_POPULATE_WRITE : Mman.MADV_POPULATE_READ;
+        ulong step = Math.Max(Chunk, range.Backing.PageSize());
+        ulong first = range.Host.First.Value;
+        while (true)
+        {
+            ulong last = Math.Min(range.Host.Last.Value, first | (step - 1));
+            _chunks.Add((new HostRange(new HostAddress(first), new HostAddress(last)), advice));
+            _total += last - first + 1;
+            if (last == range.Host.Last.Value)
+            {
+                return;
+            }
+
+            first = last + 1;
+        }
+    }
+
+    private void Work()
+    {
+        for (int i = Interlocked.Increment(ref _next); i < _chunks.Count; i = Interlocked.Increment(ref _next))
+        {
+            (HostRange range, int advice) = _chunks[i];
+            Errno errno = Populate(range, advice);
+            lock (_lock)
+            {
+                // EINVAL: a kernel before 5.14, or a device's memory; mapping it decides.
+                if (errno is not (Errno.None or Errno.EINVAL))
+                {
+                    _failures.Add(new PinFailure(range, errno, "its pages could not be made", "look for memory pressure: dmesg, /proc/meminfo"));
+                }
+
+                _done += range.Length;
+                _progress?.Report(new PopulateProgress(_done, _total));
+            }
+        }
+    }
+
+    private static Errno Populate(HostRange range, int advice)
+    {
+        while (LibC.madvise((nint)range.First.Value, (nuint)range.Length, advice) < 0)
+        {
+            var errno = (Errno)LibC.errno;
+            if (errno is not (Errno.EINTR or Errno.EAGAIN))
+            {
+                return errno;
+            }
+        }
+
+        return Errno.None;
+    }
+}

@@ -1,0 +1,75 @@
+using Vfio.Linux;
+
+namespace Vfio;
+
+/// <summary>Memory that <see cref="Pinner.Register"/> pinned. Disposing releases it; what nothing else has pinned is unmapped.</summary>
+/// <remarks>Translating is thread-safe until it is released. The memory must stay mapped in this process until then, and no device may be using it when it is released:
+/// reset the queue first.</remarks>
+public sealed class RegisteredMemory : IDisposable
+{
+    private readonly Pinner _pinner;
+    private readonly DmaMapping[] _mappings;
+    private int _count;
+
+    internal RegisteredMemory(Pinner pinner, IReadOnlyList<DmaMapping> mappings, IReadOnlyList<PinFailure> failures)
+    {
+        _pinner = pinner;
+        _mappings = [.. mappings.OrderBy(m => m.Host.First)];
+        _count = _mappings.Length;
+        Failures = failures;
+    }
+
+    /// <summary>The IOMMU entries that it uses, by host address. One that existed before may reach beyond what was registered.</summary>
+    public IReadOnlyList<DmaMapping> Mappings => new ArraySegment<DmaMapping>(_mappings, 0, _count);
+
+    /// <summary>The pages that could not be pinned; always empty with <see cref="PinPolicy.AllOrNothing"/>.</summary>
+    public IReadOnlyList<PinFailure> Failures { get; }
+
+    /// <summary>Where a device finds a host address.</summary>
+    /// <param name="address">The host address.</param>
+    /// <param name="iova">The IOVA.</param>
+    /// <param name="contiguous">Bytes from there on that are contiguous in both address spaces within one mapping.</param>
+    /// <returns>False when the address is not pinned by this object.</returns>
+    public bool TryTranslate(HostAddress address, out Iova iova, out ulong contiguous)
+    {
+        int low = 0;
+        int high = _count - 1;
+        while (low <= high)
+        {
+            int middle = (low + high) >>> 1;
+            DmaMapping mapping = _mappings[middle];
+            if (mapping.Host.Contains(address))
+            {
+                iova = mapping.Iova.First + (address - mapping.Host.First);
+                contiguous = mapping.Host.Last - address + 1;
+                return true;
+            }
+
+            if (mapping.Host.First < address)
+            {
+                low = middle + 1;
+            }
+            else
+            {
+                high = middle - 1;
+            }
+        }
+
+        (iova, contiguous) = (default, 0);
+        return false;
+    }
+
+    /// <summary>Releases it. Doing it again does nothing.</summary>
+    /// <exception cref="LinuxException">Something could not be unmapped. It and what follows it stay pinned; disposing again tries again.</exception>
+    public void Dispose() => ReleaseFrom(new HostAddress(0));
+
+    /// <summary>Releases the mappings that start at or after an address.</summary>
+    internal void ReleaseFrom(HostAddress first) => _pinner.Locked(() =>
+    {
+        while (_count > 0 && _mappings[_count - 1].Host.First >= first)
+        {
+            _pinner.ReleaseOne(_mappings[_count - 1].Host.First);
+            _count--;
+        }
+    });
+}

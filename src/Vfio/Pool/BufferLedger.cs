@@ -1,0 +1,72 @@
+using System.Diagnostics;
+using Vfio.Linux;
+
+namespace Vfio;
+
+/// <summary>Watches rented buffers: who rented each, whether it came back twice, and whether anybody wrote it after it came back.
+/// Returned buffers are filled with a pattern that must be whole when they are rented again.</summary>
+internal sealed class BufferLedger(string pool)
+{
+    private const byte Pattern = 0xdb;
+    private readonly Lock _lock = new();
+    private readonly Dictionary<ulong, string> _rented = [];
+    private readonly Dictionary<ulong, string> _returned = [];
+
+    /// <summary>Who holds buffers now, each with its stack.</summary>
+    public IReadOnlyList<string> Renters
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return [.. _rented.Select(r => $"{new HostAddress(r.Key)} rented by {r.Value}")];
+            }
+        }
+    }
+
+    public void Rented(in PinnedBuffer buffer)
+    {
+        lock (_lock)
+        {
+            if (_returned.Remove(buffer.Address.Value, out string? by) && buffer.Span.IndexOfAnyExcept(Pattern) is >= 0 and var at)
+            {
+                _rented[buffer.Address.Value] = Caller();
+                throw Misuse(buffer, $"byte {at} was written after the buffer was returned by {by}",
+                    "a device or a caller kept using a buffer that it had given back; complete the request, or reset the queue, before returning");
+            }
+
+            _rented[buffer.Address.Value] = Caller();
+        }
+    }
+
+    public void Returned(in PinnedBuffer buffer)
+    {
+        lock (_lock)
+        {
+            if (!_rented.Remove(buffer.Address.Value))
+            {
+                throw Misuse(buffer, _returned.TryGetValue(buffer.Address.Value, out string? by)
+                    ? $"the buffer was returned before, by {by}"
+                    : "the buffer was never rented", "return each buffer once, whole, as it was rented");
+            }
+
+            _returned[buffer.Address.Value] = Caller();
+            buffer.Span.Fill(Pattern);
+        }
+    }
+
+    /// <summary>Forgets the pattern of buffers that the pool took back for something else.</summary>
+    public void Forget(HostAddress buffer)
+    {
+        lock (_lock)
+        {
+            _returned.Remove(buffer.Value);
+        }
+    }
+
+    // The frames that led here, without the pool's own.
+    private static string Caller() => new StackTrace(2, fNeedFileInfo: false).ToString().Trim();
+
+    private LinuxException Misuse(in PinnedBuffer buffer, string cause, string cure) =>
+        new("pool", Errno.EINVAL, $"{pool}: buffer at {buffer.Address}", cause, cure);
+}
