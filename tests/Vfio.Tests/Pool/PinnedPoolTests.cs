@@ -1,0 +1,120 @@
+using Vfio.Linux;
+
+namespace Vfio.Tests;
+
+[TestClass]
+public sealed class PinnedPoolTests
+{
+    private static PinnedPoolOptions Options(ulong size = 4 << 20, int bufferSize = 4096, bool isChecked = false, MemoryBacking backing = MemoryBacking.Pages4KiB) => new()
+    {
+        Name = "test",
+        Size = size,
+        Backings = [backing],
+        BufferSize = bufferSize,
+        Checked = isChecked,
+    };
+
+    [TestMethod]
+    public void All_buffers_can_be_rented_once_and_do_not_overlap()
+    {
+        using PinnedPool pool = PinnedPool.Create(Options());
+        var rented = new List<PinnedBuffer>();
+        while (pool.TryRent(out PinnedBuffer buffer))
+        {
+            buffer.Span.Fill((byte)rented.Count);
+            rented.Add(buffer);
+        }
+
+        Assert.HasCount(1024, rented);
+        Assert.HasCount(1024, rented.Select(b => b.Address).Distinct());
+        for (int i = 0; i < rented.Count; i++)
+        {
+            Assert.IsFalse(rented[i].Span.ContainsAnyExcept((byte)i));
+        }
+
+        LinuxException full = Assert.ThrowsExactly<LinuxException>(() => pool.Rent());
+        Assert.Contains("pool grow", full.Message);
+        rented.ForEach(b => pool.Return(b));
+        Assert.AreEqual(0ul, pool.Use().Bytes);
+    }
+
+    [TestMethod]
+    public void The_last_buffer_returned_is_the_first_rented()
+    {
+        using PinnedPool pool = PinnedPool.Create(Options());
+        PinnedBuffer a = pool.Rent();
+        PinnedBuffer b = pool.Rent();
+        pool.Return(a);
+        pool.Return(b);
+        Assert.AreEqual(b, pool.Rent());
+        Assert.AreEqual(a, pool.Rent());
+        pool.Return(a);
+        pool.Return(b);
+    }
+
+    [TestMethod]
+    public void Destroy_of_a_pool_in_use_is_refused_and_changes_nothing()
+    {
+        PinnedPool pool = PinnedPool.Create(Options(isChecked: true));
+        PinnedBuffer buffer = pool.Rent();
+        PinnedBuffer piece = pool.Allocate(10_000);
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(pool.Destroy);
+        Assert.AreEqual(Errno.EBUSY, e.Errno);
+        Assert.Contains("1 buffers and 1 pieces", e.Message);
+        Assert.Contains(nameof(Destroy_of_a_pool_in_use_is_refused_and_changes_nothing), e.Message);
+        buffer.Span.Fill(1);
+        piece.Span.Fill(2);
+        pool.Free(piece);
+        pool.Return(buffer);
+        pool.Destroy();
+        Assert.AreEqual(0ul, pool.Length);
+        pool.Destroy();
+    }
+
+    [TestMethod]
+    public void Free_buffers_make_room_for_a_piece_and_pieces_for_buffers()
+    {
+        using PinnedPool pool = PinnedPool.Create(Options(size: 1 << 20));
+        var rented = new List<PinnedBuffer>();
+        while (pool.TryRent(out PinnedBuffer buffer))
+        {
+            rented.Add(buffer);
+        }
+
+        rented.ForEach(b => pool.Return(b));
+        PinnedBuffer all = pool.Allocate(1 << 20);
+        Assert.IsFalse(pool.TryRent(out _));
+        Assert.ThrowsExactly<LinuxException>(() => pool.Allocate(1));
+        pool.Free(all);
+        Assert.IsTrue(pool.TryRent(out PinnedBuffer again));
+        pool.Return(again);
+    }
+
+    [TestMethod]
+    public void Renting_and_returning_allocates_nothing()
+    {
+        using PinnedPool pool = PinnedPool.Create(Options());
+        var held = new PinnedBuffer[200];
+        Round();
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        for (int i = 0; i < 500; i++)
+        {
+            Round();
+        }
+
+        Assert.AreEqual(0, GC.GetAllocatedBytesForCurrentThread() - before);
+
+        void Round()
+        {
+            for (int i = 0; i < held.Length; i++)
+            {
+                pool.TryRent(out held[i]);
+            }
+
+            for (int i = 0; i < held.Length; i++)
+            {
+                pool.Return(held[i]);
+            }
+        }
+    }
+}
