@@ -14,5 +14,6 @@ namespace Vfio.Service;
 [JsonSerializable(typeof(ProgressReport))]
 [JsonSerializable(typeof(DaemonInfo))]
 [JsonSerializable(typeof(NoParameters))]
-[JsonSerializable(typeof(Dictionary<string, string>))]
+[JsonSerializable(typeof(DeviceInfo[]))]
+[JsonSerializable(typeof(DeviceDetail))]
 public sealed partial class ServiceJson : JsonSerializerContext;

@@ -1,9 +1,17 @@
+using Vfio.Linux;
+
 namespace Vfio.Service;
 
 /// <summary>Operations on an engine in this process: no daemon, no socket.</summary>
-/// <param name="engine">The engine, owned: disposed with this.</param>
-public sealed class LocalControl(Engine engine) : IControl
+public sealed class LocalControl : IControl
 {
+    private readonly Engine _engine;
+
+    /// <summary>Makes the engine, which is disposed with this.</summary>
+    /// <param name="kernel">The kernel; the running one by default.</param>
+    /// <param name="sysfs">Where <c>/sys</c> and <c>/proc</c> are; the real ones by default.</param>
+    public LocalControl(IKernel? kernel = null, Sysfs? sysfs = null) => _engine = new Engine(kernel, sysfs);
+
     /// <inheritdoc/>
     public TResult Invoke<TParameters, TResult>(
         Operation<TParameters, TResult> operation, TParameters parameters, OperationContext context)
@@ -11,9 +19,9 @@ public sealed class LocalControl(Engine engine) : IControl
         where TResult : class
     {
         ArgumentNullException.ThrowIfNull(operation);
-        return operation.Run(engine, parameters, context);
+        return operation.Run(_engine, parameters, context);
     }
 
     /// <inheritdoc/>
-    public void Dispose() => engine.Dispose();
+    public void Dispose() => _engine.Dispose();
 }

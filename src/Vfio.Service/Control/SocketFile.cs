@@ -1,4 +1,3 @@
-using System.Globalization;
 using Vfio.Linux;
 
 namespace Vfio.Service;
@@ -27,28 +26,4 @@ internal static class SocketFile
     public static bool Admits(UnixCredentials peer, IReadOnlyList<uint> peerGroups, uint socketGroup) =>
         peer.UserId == 0 || peer.UserId == UnixIdentity.EffectiveUser
         || peer.GroupId == socketGroup || peerGroups.Contains(socketGroup);
-
-    /// <summary>The number of a group.</summary>
-    /// <param name="nameOrNumber">Its name in <c>/etc/group</c>, or its number.</param>
-    /// <returns>The number, or null when there is no such group.</returns>
-    public static uint? FindGroup(string nameOrNumber)
-    {
-        if (uint.TryParse(nameOrNumber, NumberStyles.None, CultureInfo.InvariantCulture, out uint number))
-        {
-            return number;
-        }
-
-        // group(5): name:password:number:members
-        foreach (string line in File.ReadLines("/etc/group"))
-        {
-            string[] fields = line.Split(':');
-            if (fields.Length >= 3 && fields[0] == nameOrNumber
-                && uint.TryParse(fields[2], NumberStyles.None, CultureInfo.InvariantCulture, out number))
-            {
-                return number;
-            }
-        }
-
-        return null;
-    }
 }

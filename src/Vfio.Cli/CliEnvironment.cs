@@ -1,0 +1,54 @@
+using Vfio.Linux;
+using Vfio.Service;
+
+namespace Vfio.Cli;
+
+/// <summary>What the program meets: its streams, the kernel, sysfs. Tests give their own.</summary>
+internal sealed class CliEnvironment
+{
+    /// <summary>Results go here.</summary>
+    public required TextWriter Out { get; init; }
+
+    /// <summary>Errors and progress go here.</summary>
+    public required TextWriter Error { get; init; }
+
+    /// <summary>Whether <see cref="Out"/> is a terminal: tables and colours.</summary>
+    public bool OutIsTerminal { get; init; }
+
+    /// <summary>Whether <see cref="Error"/> is a terminal: progress bars.</summary>
+    public bool ErrorIsTerminal { get; init; }
+
+    /// <summary>The kernel.</summary>
+    public IKernel Kernel { get; init; } = LinuxKernel.Instance;
+
+    /// <summary>Where <c>/sys</c> and <c>/proc</c> are.</summary>
+    public Sysfs Sysfs { get; init; } = new();
+
+    /// <summary>Where the former drivers of bound devices are kept.</summary>
+    public string StateDirectory { get; init; } = PciDriverBinding.DefaultStateDirectory;
+
+    /// <summary>The daemon's socket unless <c>--socket</c> names another.</summary>
+    public string SocketPath { get; init; } = ControlServer.DefaultPath;
+
+    /// <summary>Bytes that <c>--in -</c> reads.</summary>
+    public Func<Stream> OpenInput { get; init; } = Console.OpenStandardInput;
+
+    /// <summary>Bytes that <c>--out -</c> writes.</summary>
+    public Func<Stream> OpenOutput { get; init; } = Console.OpenStandardOutput;
+
+    /// <summary>Ends the verb early, besides the signals.</summary>
+    public CancellationToken Cancellation { get; init; }
+
+    /// <summary>The real thing.</summary>
+    public static CliEnvironment OfThisProcess() => new()
+    {
+        Out = Console.Out,
+        Error = Console.Error,
+        OutIsTerminal = !Console.IsOutputRedirected,
+        ErrorIsTerminal = !Console.IsErrorRedirected,
+        SocketPath = Environment.GetEnvironmentVariable("VFIOPIN_SOCKET") ?? ControlServer.DefaultPath,
+    };
+
+    /// <summary>An engine that meets the same.</summary>
+    public Engine NewEngine() => new(Kernel, Sysfs);
+}

@@ -1,0 +1,3 @@
+using Vfio.Cli;
+
+return Vfiopin.Run(args, CliEnvironment.OfThisProcess());
