@@ -135,7 +135,8 @@ public sealed partial class PciSysfsTree : IDisposable
 
                 Locked(() => written(text));
             }
-        }) { IsBackground = true, Name = path };
+        })
+        { IsBackground = true, Name = path };
         thread.Start();
         _pipes.Add((file, thread));
     }
