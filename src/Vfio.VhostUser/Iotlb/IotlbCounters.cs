@@ -1,0 +1,22 @@
+namespace Vfio.VhostUser;
+
+/// <summary>What a device's IOTLB did since it was made.</summary>
+/// <param name="Entries">Ranges that it holds now, after merging.</param>
+/// <param name="Pending">Misses now waiting for the front-end's answer.</param>
+/// <param name="Hits">Lookups of a whole descriptor that found what they needed.</param>
+/// <param name="Misses">Lookups that found something missing. The same descriptor counts each time that it is tried.</param>
+/// <param name="AccessFailures">Lookups of something that may not be used so.</param>
+/// <param name="Updates">Updates taken from the front-end.</param>
+/// <param name="Merged">Times that a range was joined with its neighbour.</param>
+/// <param name="Evicted">Ranges thrown out to stay within the capacity.</param>
+/// <param name="Invalidated">Ranges that an invalidation removed or cut.</param>
+public readonly record struct IotlbCounters(
+    long Entries,
+    long Pending,
+    long Hits,
+    long Misses,
+    long AccessFailures,
+    long Updates,
+    long Merged,
+    long Evicted,
+    long Invalidated);

@@ -1,0 +1,156 @@
+using System.Diagnostics;
+
+namespace Vfio.VhostUser;
+
+/// <summary>What was asked of the front-end: misses until they are answered, refusals until they are forgiven. Each is sent once,
+/// whichever queue needs it.</summary>
+/// <remarks>Thread-safe. Nothing is sent from in here: the caller sends, without any lock of the IOTLB.</remarks>
+public sealed class IotlbQuestions
+{
+    // A queue of the largest size asks for no more at once; more would be a guest's flood, and is asked when there is room.
+    private const int MaxPending = 32768;
+
+    private readonly Lock _asking = new();
+    private readonly Dictionary<IotlbQuestion, long> _asked = [];
+    private readonly long _timeout;
+    private int _refusals;
+    private int _insidePages;
+
+    internal IotlbQuestions(TimeSpan timeout)
+    {
+        Timeout = timeout;
+        _timeout = (long)(timeout.TotalSeconds * Stopwatch.Frequency);
+    }
+
+    /// <summary>How long an unanswered miss stands before it is asked again.</summary>
+    public TimeSpan Timeout { get; }
+
+    /// <summary>Misses that wait for an answer.</summary>
+    public int Pending
+    {
+        get
+        {
+            lock (_asking)
+            {
+                return _asked.Count - _refusals;
+            }
+        }
+    }
+
+    /// <summary>Picks what is to be sent now: what is not asked already, or was asked too long ago.</summary>
+    /// <param name="wanted">What a burst needs; may hold the same more than once.</param>
+    /// <param name="send">Filled from the front; at least as long as <paramref name="wanted"/>.</param>
+    /// <returns>How many to send. They count as asked; give back with <see cref="Drop"/> what could not be sent.</returns>
+    public int Pick(ReadOnlySpan<IotlbQuestion> wanted, Span<IotlbQuestion> send)
+    {
+        long now = Stopwatch.GetTimestamp();
+        int count = 0;
+        lock (_asking)
+        {
+            foreach (IotlbQuestion question in wanted)
+            {
+                if (_asked.TryGetValue(question, out long when))
+                {
+                    if (question.IsRefusal || now - when < _timeout)
+                    {
+                        continue;
+                    }
+                }
+                else if (_asked.Count >= MaxPending)
+                {
+                    continue;
+                }
+                else
+                {
+                    _refusals += question.IsRefusal ? 1 : 0;
+                    _insidePages += IsInsidePage(question) ? 1 : 0;
+                }
+
+                _asked[question] = now;
+                send[count++] = question;
+            }
+        }
+
+        return count;
+    }
+
+    /// <summary>Takes back what could not be sent, so that it is asked again.</summary>
+    /// <param name="unsent">What <see cref="Pick"/> gave.</param>
+    public void Drop(ReadOnlySpan<IotlbQuestion> unsent)
+    {
+        lock (_asking)
+        {
+            foreach (IotlbQuestion question in unsent)
+            {
+                Remove(question);
+            }
+        }
+    }
+
+    /// <summary>Forgets every question.</summary>
+    public void Clear()
+    {
+        lock (_asking)
+        {
+            _asked.Clear();
+            _refusals = 0;
+            _insidePages = 0;
+        }
+    }
+
+    /// <summary>An update came: misses of the range are answered, and what was refused there may be allowed now.</summary>
+    internal void Answer(IovaRange range) => Forget(range, misses: true);
+
+    /// <summary>An invalidation came: what was refused is not known any more. A miss under way is still going to be answered.</summary>
+    internal void Forgive(IovaRange range) => Forget(range, misses: false);
+
+    private void Forget(IovaRange range, bool misses)
+    {
+        lock (_asking)
+        {
+            if (_asked.Count == 0 || (!misses && _refusals == 0))
+            {
+                return;
+            }
+
+            ulong first = range.First.Value / IotlbQuestion.PageSize;
+            ulong pages = (range.Last.Value / IotlbQuestion.PageSize) - first + 1;
+            if (pages > (ulong)_asked.Count || _insidePages != 0)
+            {
+                foreach (IotlbQuestion question in _asked.Keys)
+                {
+                    ulong page = question.Address.Value / IotlbQuestion.PageSize;
+                    if (page >= first && page - first < pages && (misses || question.IsRefusal))
+                    {
+                        Remove(question);
+                    }
+                }
+
+                return;
+            }
+
+            for (ulong i = 0; i < pages; i++)
+            {
+                var page = new Iova((first + i) * IotlbQuestion.PageSize);
+                Remove(new IotlbQuestion(page, DmaAccess.Read, true));
+                Remove(new IotlbQuestion(page, DmaAccess.Write, true));
+                if (misses)
+                {
+                    Remove(new IotlbQuestion(page, DmaAccess.Read, false));
+                    Remove(new IotlbQuestion(page, DmaAccess.Write, false));
+                }
+            }
+        }
+    }
+
+    private void Remove(IotlbQuestion question)
+    {
+        if (_asked.Remove(question))
+        {
+            _refusals -= question.IsRefusal ? 1 : 0;
+            _insidePages -= IsInsidePage(question) ? 1 : 0;
+        }
+    }
+
+    private static bool IsInsidePage(IotlbQuestion question) => !question.Address.IsAligned(IotlbQuestion.PageSize);
+}

@@ -1,0 +1,213 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+
+namespace Vfio.VhostUser;
+
+/// <summary>One queue's view of its device's IOTLB: the snapshot of the present batch, the last hits, and what was missing.</summary>
+/// <remarks>For the one thread that polls the queue, between <see cref="Begin"/> and the end of the same batch of its
+/// <see cref="GracePeriodReader"/>. Nothing here allocates or waits.</remarks>
+public sealed class IotlbView : IDisposable
+{
+    // The last hit of every page number modulo this: 64 KiB of them, which stay in the second-level cache.
+    private const int LastHits = 2048;
+    // What one burst can ask: as much as fits is asked now, the rest when the burst comes back.
+    private const int MaxQuestions = 512;
+    // Of one descriptor that is missing altogether: a gigabyte of it would be 262144 questions.
+    private const int MaxQuestionsOfRange = 64;
+
+    private readonly DeviceIotlb _iotlb;
+    private readonly LastHit[] _lastHits = new LastHit[LastHits];
+    private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions];
+    private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
+    private IotlbSnapshot _snapshot = IotlbSnapshot.Empty;
+    private ulong _key;
+    private int _questionCount;
+    private IotlbSnapshot? _missedIn;
+    private long _missedAt;
+    private long _hits;
+    private long _misses;
+    private long _accessFailures;
+
+    /// <summary>A view for one queue.</summary>
+    /// <param name="iotlb">The device's IOTLB.</param>
+    public IotlbView(DeviceIotlb iotlb)
+    {
+        ArgumentNullException.ThrowIfNull(iotlb);
+        _iotlb = iotlb;
+        iotlb.Add(this);
+        Begin();
+    }
+
+    /// <summary>Sends questions to the front-end.</summary>
+    /// <param name="questions">All of a burst.</param>
+    /// <returns>How many were sent, from the front.</returns>
+    public delegate int Sender(ReadOnlySpan<IotlbQuestion> questions);
+
+    /// <summary>Whether trying again cannot help yet: the last burst missed, nothing was changed since, and the front-end has not
+    /// had its time. The poller leaves the queue alone and does other work.</summary>
+    public bool IsWaiting =>
+        _missedIn is not null && _missedIn == _iotlb.Snapshot
+        && Stopwatch.GetElapsedTime(_missedAt) < _iotlb.Questions.Timeout;
+
+    /// <summary>Begins a batch: from here on the present translations count.</summary>
+    public void Begin()
+    {
+        IotlbSnapshot snapshot = _iotlb.Snapshot;
+        _snapshot = snapshot;
+        _key = (ulong)snapshot.Generation << 2;
+        _questionCount = 0;
+        _missedIn = null;
+    }
+
+    /// <summary>Translates as much of a range as lies together in this process, and notes what is missing or refused of all of
+    /// it.</summary>
+    /// <param name="address">The first byte; <c>address + length - 1</c> does not wrap.</param>
+    /// <param name="length">Bytes, at least 1.</param>
+    /// <param name="access">What is to be done there.</param>
+    /// <param name="host">Where the first byte is, if the answer is <see cref="IotlbPieceKind.Mapped"/>.</param>
+    /// <param name="usable">Bytes from there on that may be used, at most <paramref name="length"/>.</param>
+    /// <returns>What is known of the first byte.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public IotlbPieceKind Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
+    {
+        ref LastHit last = ref _lastHits[(int)((uint)(address.Value / IotlbQuestion.PageSize) % LastHits)];
+        ulong offset = unchecked(address.Value - last.First);
+        // One comparison for both: the same generation, and the access among what is allowed.
+        if ((last.Key & (~3ul | (ulong)access)) == (_key | (ulong)access)
+            && offset <= last.Span && length - 1 <= last.Span - offset)
+        {
+            _hits++;
+            host = new HostAddress(last.Host + Speculation.Clamp(offset, last.Span));
+            usable = length;
+            return IotlbPieceKind.Mapped;
+        }
+
+        return Search(address, length, access, ref last, out host, out usable);
+    }
+
+    /// <summary>Ends a batch: asks the front-end for everything that was missing in it, once, all together.</summary>
+    /// <param name="send">Sends it. Called without any lock; must not wait.</param>
+    public void Ask(Sender send)
+    {
+        ArgumentNullException.ThrowIfNull(send);
+        if (_questionCount == 0)
+        {
+            return;
+        }
+
+        int count = _iotlb.Questions.Pick(_questions.AsSpan(0, _questionCount), _sending);
+        int sent = count == 0 ? 0 : send(_sending.AsSpan(0, count));
+        if (sent < count)
+        {
+            _iotlb.Questions.Drop(_sending.AsSpan(sent, count - sent));
+        }
+        else if (_questionCount < MaxQuestions)
+        {
+            // The snapshot that the questions come from: if it was replaced meanwhile, the next try is due at once.
+            _missedIn = _snapshot;
+            _missedAt = Stopwatch.GetTimestamp();
+        }
+
+        _questionCount = 0;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _iotlb.Remove(this);
+
+    internal IotlbCounters AddTo(IotlbCounters counters) => counters with
+    {
+        // ORDER: none wanted; another thread reads numbers that this one writes.
+        Hits = counters.Hits + Volatile.Read(ref _hits),
+        Misses = counters.Misses + Volatile.Read(ref _misses),
+        AccessFailures = counters.AccessFailures + Volatile.Read(ref _accessFailures),
+    };
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private IotlbPieceKind Search(
+        Iova address, uint length, DmaAccess access, ref LastHit last, out HostAddress host, out uint usable)
+    {
+        if (_snapshot.TryFind(address, out IotlbRange found) && (found.Access & access) == access)
+        {
+            ulong span = found.Range.Last - found.Range.First;
+            ulong offset = address - found.Range.First;
+            last = new LastHit(found.Range.First.Value, span, found.Host.Value, _key | (ulong)found.Access);
+            host = new HostAddress(found.Host.Value + Speculation.Clamp(offset, span));
+            usable = (uint)Math.Min(length - 1, span - offset) + 1;
+            _hits++;
+            return IotlbPieceKind.Mapped;
+        }
+
+        host = default;
+        usable = 0;
+        return Note(IovaRange.Of(address, length), access);
+    }
+
+    private IotlbPieceKind Note(IovaRange range, DmaAccess access)
+    {
+        Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
+        IotlbPieceKind? answer = null;
+        int room = MaxQuestionsOfRange;
+        bool missing = false;
+        bool refused = false;
+        while (true)
+        {
+            int count = _snapshot.Lookup(range, access, pieces);
+            answer ??= pieces[0].Kind;
+            foreach (IotlbPiece piece in pieces[..count])
+            {
+                missing |= piece.Kind == IotlbPieceKind.Missing;
+                refused |= piece.Kind == IotlbPieceKind.Refused;
+                if (piece.Kind != IotlbPieceKind.Mapped)
+                {
+                    Note(piece, access, ref room);
+                }
+            }
+
+            if (pieces[count - 1].Range.Last == range.Last || room == 0)
+            {
+                break;
+            }
+
+            range = new IovaRange(pieces[count - 1].Range.Last + 1, range.Last);
+        }
+
+        _misses += missing ? 1 : 0;
+        _accessFailures += refused ? 1 : 0;
+        return answer.Value;
+    }
+
+    private void Note(IotlbPiece piece, DmaAccess access, ref int room)
+    {
+        bool refusal = piece.Kind == IotlbPieceKind.Refused;
+        ulong page = piece.Range.First.Value & ~(ulong)(IotlbQuestion.PageSize - 1);
+        ulong last = piece.Range.Last.Value & ~(ulong)(IotlbQuestion.PageSize - 1);
+        // The page's start asks for all buffers in the page at once, unless that is known and only what follows is missing.
+        ulong address = refusal || !_snapshot.TryFind(new Iova(page), out _) ? page : piece.Range.First.Value;
+        while (room > 0 && _questionCount < MaxQuestions)
+        {
+            var question = new IotlbQuestion(new Iova(address), access, refusal);
+            if (_questionCount == 0 || _questions[_questionCount - 1] != question)
+            {
+                _questions[_questionCount++] = question;
+                room--;
+            }
+
+            // A refusal is reported by its first page: the peer learns where it went wrong, not how far.
+            if (page == last || refusal)
+            {
+                return;
+            }
+
+            page += IotlbQuestion.PageSize;
+            address = page;
+        }
+    }
+
+    private readonly struct LastHit(ulong first, ulong span, ulong host, ulong key)
+    {
+        public readonly ulong First = first;
+        public readonly ulong Span = span;
+        public readonly ulong Host = host;
+        public readonly ulong Key = key;
+    }
+}

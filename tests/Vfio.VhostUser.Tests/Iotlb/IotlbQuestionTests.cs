@@ -1,0 +1,144 @@
+namespace Vfio.VhostUser.Tests;
+
+[TestClass]
+public sealed class IotlbQuestionTests
+{
+    private readonly List<IotlbQuestion> _sent = [];
+
+    [TestMethod]
+    public void All_misses_of_a_burst_go_out_together_each_once()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x2000), 0x1000), new HostAddress(0x5000), DmaAccess.ReadWrite));
+        int bursts = 0;
+        view.Begin();
+        // Three pages around one that is known, a second buffer in the first page, and one page for writing.
+        view.Translate(new Iova(0x1800), 0x2000, DmaAccess.Read, out _, out _);
+        view.Translate(new Iova(0x1100), 0x100, DmaAccess.Read, out _, out _);
+        view.Translate(new Iova(0x9000), 0x100, DmaAccess.Write, out _, out _);
+        view.Ask(questions =>
+        {
+            bursts++;
+            _sent.AddRange(questions);
+            return questions.Length;
+        });
+        Assert.AreEqual(1, bursts);
+        CollectionAssert.AreEquivalent(
+            new[] { Miss(0x1000), Miss(0x3000), Miss(0x9000, DmaAccess.Write) }, _sent);
+        Assert.AreEqual(3, iotlb.Counters.Pending);
+        Assert.IsTrue(view.IsWaiting);
+    }
+
+    [TestMethod]
+    public void A_second_queue_does_not_ask_again_and_an_update_answers()
+    {
+        var iotlb = new DeviceIotlb();
+        using var first = new IotlbView(iotlb);
+        using var second = new IotlbView(iotlb);
+        Miss(first, 0x1000);
+        Miss(second, 0x1000);
+        Assert.HasCount(1, _sent);
+        Assert.IsTrue(second.IsWaiting);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x1000), new HostAddress(0x5000), DmaAccess.Read));
+        Assert.AreEqual(0, iotlb.Counters.Pending);
+        Assert.IsFalse(second.IsWaiting);
+        second.Begin();
+        Assert.AreEqual(IotlbPieceKind.Mapped, second.Translate(new Iova(0x1000), 1, DmaAccess.Read, out _, out _));
+    }
+
+    [TestMethod]
+    public void A_miss_that_could_not_be_sent_is_asked_again()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb);
+        view.Begin();
+        view.Translate(new Iova(0x1000), 1, DmaAccess.Read, out _, out _);
+        view.Translate(new Iova(0x2000), 1, DmaAccess.Read, out _, out _);
+        view.Ask(questions => 1);
+        Assert.AreEqual(1, iotlb.Counters.Pending);
+        Assert.IsFalse(view.IsWaiting, "what was not sent will never be answered");
+        Miss(view, 0x2000);
+        Assert.HasCount(1, _sent);
+    }
+
+    [TestMethod]
+    public void An_unanswered_miss_is_asked_again_after_its_time_and_not_before()
+    {
+        var patient = new DeviceIotlb(missTimeout: TimeSpan.FromDays(1));
+        using var waits = new IotlbView(patient);
+        Miss(waits, 0x1000);
+        Miss(waits, 0x1000);
+        Assert.HasCount(1, _sent);
+        var hasty = new DeviceIotlb(missTimeout: TimeSpan.Zero);
+        using var asks = new IotlbView(hasty);
+        Miss(asks, 0x1000);
+        Assert.IsFalse(asks.IsWaiting);
+        Miss(asks, 0x1000);
+        Assert.HasCount(3, _sent);
+        Assert.AreEqual(1, hasty.Counters.Pending);
+    }
+
+    [TestMethod]
+    public void A_refusal_is_reported_once_until_the_range_is_told_or_taken_anew()
+    {
+        var iotlb = new DeviceIotlb(missTimeout: TimeSpan.Zero);
+        using var view = new IotlbView(iotlb);
+        var readable = new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x4000), new HostAddress(0x5000), DmaAccess.Read);
+        iotlb.Update(readable);
+        Refuse(view);
+        Refuse(view);
+        CollectionAssert.AreEqual(new[] { new IotlbQuestion(new Iova(0x2000), DmaAccess.Write, true) }, _sent);
+        Assert.AreEqual(0, iotlb.Counters.Pending, "a refusal waits for nothing");
+        Assert.AreEqual(2, iotlb.Counters.AccessFailures);
+        iotlb.Invalidate(readable.Range);
+        iotlb.Update(readable);
+        Refuse(view);
+        Assert.HasCount(2, _sent);
+    }
+
+    [TestMethod]
+    public void What_follows_a_known_part_of_a_page_is_asked_by_its_own_address()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x200), new HostAddress(0x5000), DmaAccess.Read));
+        Miss(view, 0x1200);
+        CollectionAssert.AreEqual(new[] { Miss(0x1200) }, _sent);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1200), 0x200), new HostAddress(0x9000), DmaAccess.Read));
+        Assert.AreEqual(0, iotlb.Counters.Pending);
+    }
+
+    [TestMethod]
+    public void A_descriptor_of_a_gigabyte_does_not_ask_for_all_of_it_at_once()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb);
+        view.Begin();
+        view.Translate(new Iova(0), 1u << 30, DmaAccess.Read, out _, out _);
+        view.Ask(Send);
+        Assert.HasCount(64, _sent);
+    }
+
+    private static IotlbQuestion Miss(ulong page, DmaAccess access = DmaAccess.Read) => new(new Iova(page), access, false);
+
+    private int Send(ReadOnlySpan<IotlbQuestion> questions)
+    {
+        _sent.AddRange(questions);
+        return questions.Length;
+    }
+
+    private void Miss(IotlbView view, ulong address)
+    {
+        view.Begin();
+        Assert.AreEqual(IotlbPieceKind.Missing, view.Translate(new Iova(address), 1, DmaAccess.Read, out _, out _));
+        view.Ask(Send);
+    }
+
+    private void Refuse(IotlbView view)
+    {
+        view.Begin();
+        Assert.AreEqual(IotlbPieceKind.Refused, view.Translate(new Iova(0x2010), 0x100, DmaAccess.Write, out _, out _));
+        view.Ask(Send);
+    }
+}
