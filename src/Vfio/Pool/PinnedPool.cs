@@ -36,6 +36,7 @@ public sealed class PinnedPool : IDisposable
         _pinner = pinner;
         _sysfs = sysfs;
         _ledger = options.Checked ? new BufferLedger(options.Name) : null;
+        Dirty = options.TrackDirty ? new DirtyTracker(this) : null;
     }
 
     /// <summary>The pool's name.</summary>
@@ -46,6 +47,9 @@ public sealed class PinnedPool : IDisposable
 
     /// <summary>What pins it, or null for a pool with no device.</summary>
     public Pinner? Pinner => _pinner;
+
+    /// <summary>The record of written pages, or null for a pool that keeps none.</summary>
+    public DirtyTracker? Dirty { get; }
 
     /// <summary>Its segments, in the order of their offsets.</summary>
     public IReadOnlyList<PoolSegment> Segments => Volatile.Read(ref _segments);
@@ -119,6 +123,7 @@ public sealed class PinnedPool : IDisposable
                 BufferSlots[] slots = _stacks.Slots;
                 uint first = slots.Length == 0 ? 0 : checked(slots[^1].First + slots[^1].Count);
                 segment.Slots = new BufferSlots(first, segment.Address, segment.Iova, bytes, BufferSize);
+                Dirty?.Add(segment);
                 Volatile.Write(ref _segments, [.. _segments, segment]);
                 _stacks.Slots = [.. slots, segment.Slots];
                 MapCalls += segment.Mappings.Count;
@@ -191,7 +196,13 @@ public sealed class PinnedPool : IDisposable
             throw new ArgumentException($"{buffer.Address} ({buffer.Length} bytes) is no buffer of pool {Name}", nameof(buffer));
         }
 
-        _ledger?.Returned(buffer);
+        if (_ledger is not null)
+        {
+            _ledger.Returned(buffer);
+            // It was filled with the ledger's pattern.
+            Dirty?.Written(buffer);
+        }
+
         _stacks.Push(slots, slots.IndexAt(offset));
     }
 
@@ -473,6 +484,7 @@ public sealed class PinnedPool : IDisposable
             }
         }
 
+        Dirty?.Shrunk(segment, whole: stay == 0);
         if (stay == 0)
         {
             segment.Memory.Dispose();

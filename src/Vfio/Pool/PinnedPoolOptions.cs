@@ -27,6 +27,9 @@ public sealed record PinnedPoolOptions
     /// <summary>Told how far populating is; called from the populating threads.</summary>
     public IProgress<PopulateProgress>? Progress { get; init; }
 
+    /// <summary>Whether the pool keeps a record of the pages that are written (<see cref="PinnedPool.Dirty"/>): 4 bytes and a bit a page.</summary>
+    public bool TrackDirty { get; init; } = true;
+
     /// <summary>Whether rented buffers are watched: double return, use after return and foreign buffers are found, and who rented is
     /// named. It costs a stack trace a rent, so it is on in Debug builds only.</summary>
     public bool Checked { get; init; } = CheckedByDefault;

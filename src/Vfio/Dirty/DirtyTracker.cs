@@ -1,0 +1,311 @@
+using Vfio.Linux;
+
+namespace Vfio;
+
+/// <summary>Knows which pages of a pool were written since they were last asked for, by whom it is told: drivers report what they hand to
+/// devices and what comes back, and writers report their own stores.</summary>
+/// <remarks>
+/// <para>Reporting is thread-safe, takes no lock and allocates nothing. Answers are taken one at a time.</para>
+/// <para>A store into a buffer's bytes that nobody reports is not in the record: call <see cref="Written"/> after it.</para>
+/// <para>When anything fails on the way to an answer, what had been taken is put back: a page named too often costs a copy, one left out
+/// costs data.</para>
+/// </remarks>
+public sealed class DirtyTracker
+{
+    private readonly PinnedPool _pool;
+    private readonly Lock _lock = new();
+    private SegmentRecord[] _records = [];
+    private string? _foreign;
+    private bool _kernel;
+
+    internal DirtyTracker(PinnedPool pool) => _pool = pool;
+
+    /// <summary>Why the own record cannot be whole, or null when it is: another process writes the pool, for instance.</summary>
+    public string? ForeignWriter => Volatile.Read(ref _foreign);
+
+    /// <summary>Whether the kernel's tracking was started here.</summary>
+    public bool KernelIsTracking => Volatile.Read(ref _kernel);
+
+    /// <summary>The last export, which the record counts from; null before the first, or when the record was broken since.</summary>
+    public PoolExportHeader? LastExport { get; internal set; }
+
+    /// <summary>Reports that this process wrote bytes.</summary>
+    /// <param name="written">The bytes: a buffer, or the slice of one that was written.</param>
+    /// <exception cref="ArgumentException">They are not in the pool.</exception>
+    public void Written(in PinnedBuffer written)
+    {
+        if (written.Length == 0)
+        {
+            return;
+        }
+
+        SegmentRecord record = Find(written, out ulong offset);
+        // ORDER: full fence between the caller's stores and the look at the bit; pairs with the exchange in DirtyBitmap.Harvest.
+        Interlocked.MemoryBarrier();
+        record.Bits.Mark(new PoolOffset(offset), (ulong)written.Length);
+    }
+
+    /// <summary>Reports, before a descriptor is published, that a device may write bytes from now on.</summary>
+    /// <param name="posted">The device-writable bytes.</param>
+    /// <exception cref="ArgumentException">They are not in the pool.</exception>
+    public void BeginDeviceWrite(in PinnedBuffer posted)
+    {
+        if (posted.Length > 0)
+        {
+            Find(posted, out ulong offset).Begin(offset, (ulong)posted.Length);
+        }
+    }
+
+    /// <summary>Reports that a device has ended writing: its completion was read from the used ring, or its queue was reset.</summary>
+    /// <param name="posted">What was reported by <see cref="BeginDeviceWrite"/>.</param>
+    /// <param name="written">How many bytes from the start it wrote; all of them after a reset, when nobody knows.</param>
+    /// <exception cref="ArgumentException">They are not in the pool.</exception>
+    public void EndDeviceWrite(in PinnedBuffer posted, int written)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(written);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(written, posted.Length);
+        if (posted.Length > 0)
+        {
+            SegmentRecord record = Find(posted, out ulong offset);
+            // ORDER: marked before it stops being in flight, so that a harvest in between sees the one or the other; the decrement is a
+            // full fence, and the harvest takes the marks before it looks at what is in flight.
+            record.Bits.Mark(new PoolOffset(offset), (ulong)written);
+            record.End(offset, (ulong)posted.Length);
+        }
+    }
+
+    /// <summary>Reports that somebody writes the pool who does not report here. Answers from the own record alone are then unknown.</summary>
+    /// <param name="who">Who, for people.</param>
+    public void NoteForeignWriter(string who) => Volatile.Write(ref _foreign, who);
+
+    /// <summary>Starts the kernel's tracking in the pool's container, of all that is mapped there.</summary>
+    /// <exception cref="LinuxException">The pool has no device, or VFIO_IOMMU_DIRTY_PAGES failed.</exception>
+    public void StartKernel()
+    {
+        lock (_lock)
+        {
+            Iommu().StartDirtyTracking();
+            Volatile.Write(ref _kernel, true);
+        }
+    }
+
+    /// <summary>Stops the kernel's tracking.</summary>
+    /// <exception cref="LinuxException">VFIO_IOMMU_DIRTY_PAGES failed.</exception>
+    public void StopKernel()
+    {
+        lock (_lock)
+        {
+            Iommu().StopDirtyTracking();
+            Volatile.Write(ref _kernel, false);
+        }
+    }
+
+    /// <summary>Forgets all marks: what is written from now on counts.</summary>
+    public void Restart()
+    {
+        lock (_lock)
+        {
+            LastExport = null;
+            foreach (SegmentRecord record in Records)
+            {
+                record.Bits.Harvest(new ulong[record.Bits.Words]);
+            }
+        }
+    }
+
+    /// <summary>The dirty pages, which stay marked.</summary>
+    /// <returns>The answer, of the own record.</returns>
+    public DirtyAnswer Peek()
+    {
+        lock (_lock)
+        {
+            return Answer(Collect(take: false, out ulong inFlight), DirtySources.OwnRecord, inFlight);
+        }
+    }
+
+    /// <summary>Takes the dirty pages: they are clean afterwards, except those that a device may be writing.</summary>
+    /// <param name="sources">Who shall tell. The kernel knows only what devices write, so its answer always has the own record in it.</param>
+    /// <returns>The answer.</returns>
+    /// <exception cref="LinuxException">VFIO_IOMMU_DIRTY_PAGES failed; no mark is lost.</exception>
+    public DirtyAnswer Harvest(DirtySources sources = DirtySources.OwnRecord)
+    {
+        lock (_lock)
+        {
+            List<ulong[]> taken = Collect(take: true, out ulong inFlight);
+            if ((sources & DirtySources.Kernel) != 0)
+            {
+                try
+                {
+                    AddKernel(taken);
+                }
+                catch
+                {
+                    PutBack(taken);
+                    throw;
+                }
+            }
+
+            return Answer(taken, sources | DirtySources.OwnRecord, inFlight);
+        }
+    }
+
+    /// <summary>Marks the pages of an answer again, because they could not be used.</summary>
+    /// <param name="answer">The answer.</param>
+    public void PutBack(DirtyAnswer answer)
+    {
+        ArgumentNullException.ThrowIfNull(answer);
+        foreach (DirtyRange range in answer.Ranges())
+        {
+            Mark(range.First, range.Length);
+        }
+    }
+
+    /// <summary>Marks pages by their place in the pool.</summary>
+    internal void Mark(PoolOffset first, ulong length)
+    {
+        ulong end = first.Value + length;
+        // ORDER: as in Written.
+        Interlocked.MemoryBarrier();
+        foreach (SegmentRecord record in Records)
+        {
+            ulong start = Math.Max(first.Value, record.Segment.Offset.Value);
+            ulong stop = Math.Min(end, record.Segment.Offset.Value + record.Segment.Length);
+            if (start < stop)
+            {
+                record.Bits.Mark(new PoolOffset(start - record.Segment.Offset.Value), stop - start);
+            }
+        }
+    }
+
+    internal void Add(PoolSegment segment)
+    {
+        lock (_lock)
+        {
+            Volatile.Write(ref _records, [.. _records, new SegmentRecord(segment)]);
+        }
+    }
+
+    /// <summary>The pool lost its end, a whole segment or part of one. What grows there later starts from zero, which a chain of exports
+    /// cannot tell, so the chain ends.</summary>
+    internal void Shrunk(PoolSegment segment, bool whole)
+    {
+        lock (_lock)
+        {
+            LastExport = null;
+            if (whole)
+            {
+                Volatile.Write(ref _records, [.. _records.Where(r => r.Segment != segment)]);
+            }
+        }
+    }
+
+    // ORDER: acquire; pairs with the releases in Add and Shrunk.
+    private SegmentRecord[] Records => Volatile.Read(ref _records);
+
+    private Type1Iommu Iommu() => _pool.Pinner?.Iommu
+        ?? throw new LinuxException("VFIO_IOMMU_DIRTY_PAGES", Errno.ENODEV, $"pool {_pool.Name}", "the pool has no device", "use the pool's own record");
+
+    private SegmentRecord Find(in PinnedBuffer buffer, out ulong offset)
+    {
+        foreach (SegmentRecord record in Records)
+        {
+            offset = unchecked(buffer.Address.Value - record.Address.Value);
+            if (offset < record.Bits.Length && (ulong)buffer.Length <= record.Bits.Length - offset)
+            {
+                return record;
+            }
+        }
+
+        throw new ArgumentException($"{buffer.Address} ({buffer.Length} bytes) is not in pool {_pool.Name}", nameof(buffer));
+    }
+
+    // For each segment, in order, the words of its bits.
+    private List<ulong[]> Collect(bool take, out ulong inFlight)
+    {
+        var all = new List<ulong[]>();
+        inFlight = 0;
+        foreach (SegmentRecord record in Records)
+        {
+            ulong[] words = new ulong[record.Bits.Words];
+            if (take)
+            {
+                record.Bits.Harvest(words);
+            }
+            else
+            {
+                record.Bits.Peek(words);
+            }
+
+            inFlight += record.AddInFlight(words, mark: take);
+            all.Add(words);
+        }
+
+        return all;
+    }
+
+    private void PutBack(List<ulong[]> taken)
+    {
+        SegmentRecord[] records = Records;
+        for (int i = 0; i < records.Length; i++)
+        {
+            records[i].Bits.Merge(taken[i]);
+        }
+    }
+
+    private void AddKernel(List<ulong[]> all)
+    {
+        Type1Iommu iommu = Iommu();
+        ulong pageSize = iommu.DirtyTracking?.PageSize ?? DirtyBitmap.PageSize;
+        SegmentRecord[] records = Records;
+        for (int i = 0; i < records.Length; i++)
+        {
+            foreach (DmaMapping mapping in records[i].Segment.Mappings)
+            {
+                ulong[] words = new ulong[(mapping.Iova.Length / pageSize + 63) / 64];
+                iommu.GetDirtyBitmap(mapping.Iova, words);
+                ulong start = mapping.Host.First - records[i].Address;
+                foreach (DirtyRange range in new DirtyAnswer(0, words, DirtyPrecision.Superset, DirtySources.Kernel, 0).Ranges())
+                {
+                    // The kernel's page may be larger than ours.
+                    ulong scale = pageSize / DirtyBitmap.PageSize;
+                    BitRange.Set(all[i], (start / DirtyBitmap.PageSize) + (range.First.Value / DirtyBitmap.PageSize * scale), range.Length / DirtyBitmap.PageSize * scale);
+                }
+            }
+        }
+    }
+
+    private DirtyAnswer Answer(List<ulong[]> all, DirtySources sources, ulong inFlight)
+    {
+        SegmentRecord[] records = Records;
+        ulong length = _pool.Length;
+        ulong[] words = new ulong[length == 0 ? 0 : DirtyBitmap.WordsFor(length)];
+        ulong pages = length / DirtyBitmap.PageSize;
+        if (ForeignWriter is not null)
+        {
+            if (pages > 0)
+            {
+                BitRange.Set(words, 0, pages);
+            }
+
+            return new DirtyAnswer(length, words, DirtyPrecision.Unknown, sources, inFlight);
+        }
+
+        for (int i = 0; i < records.Length; i++)
+        {
+            ulong at = records[i].Segment.Offset.Value / DirtyBitmap.PageSize;
+            foreach (DirtyRange range in new DirtyAnswer(0, all[i], DirtyPrecision.Exact, sources, 0).Ranges())
+            {
+                // A segment that was cut short has bits beyond its end.
+                ulong first = at + (range.First.Value / DirtyBitmap.PageSize);
+                ulong end = Math.Min(at + (records[i].Segment.Length / DirtyBitmap.PageSize), first + (range.Length / DirtyBitmap.PageSize));
+                if (first < end)
+                {
+                    BitRange.Set(words, first, end - first);
+                }
+            }
+        }
+
+        bool exact = (sources & DirtySources.Kernel) == 0 && inFlight == 0;
+        return new DirtyAnswer(length, words, exact ? DirtyPrecision.Exact : DirtyPrecision.Superset, sources, inFlight);
+    }
+}

@@ -1,0 +1,191 @@
+using Vfio.Linux;
+
+namespace Vfio.Tests;
+
+[TestClass]
+public sealed class PinPlannerTests(TestContext context)
+{
+    private const ulong Page = 4096;
+    private const ulong MiB = 1 << 20;
+    private const ulong GiB = 1 << 30;
+
+    private static readonly PinLimits Wide = new(
+        [new IovaRange(new Iova(0), new Iova(0xfedf_ffff)), new IovaRange(new Iova(0xfef0_0000), new Iova((1ul << 39) - 1))],
+        Page | 2 * MiB | GiB, 65535, MemlockLimit.None, Assumed: false);
+
+    private static PinRange Range(ulong first, ulong length, DmaAccess access = DmaAccess.ReadWrite, MemoryBacking backing = MemoryBacking.Pages4KiB) =>
+        new(HostRange.Of(new HostAddress(first), length), access, backing);
+
+    [TestMethod]
+    public void Touching_and_overlapping_ranges_in_any_order_are_one_map()
+    {
+        PinPlan plan = PinPlanner.Plan([Range(0x7f0000003000, 0x2000), Range(0x7f0000000000, 0x2000), Range(0x7f0000001000, 0x2000)], Wide);
+        Assert.AreEqual(1, plan.MapCalls);
+        Assert.AreEqual(5 * Page, plan.LockedBytes);
+        Assert.IsTrue(plan.CanWork);
+    }
+
+    [TestMethod]
+    public void A_pool_of_128_MiB_of_2_MiB_pages_is_one_map_that_large_pages_can_serve()
+    {
+        PinPlan plan = PinPlanner.Plan([Range(0x7f0000200000, 128 * MiB, backing: MemoryBacking.Huge2MiB)], Wide);
+        Assert.AreEqual(1, plan.MapCalls);
+        Assert.AreEqual(2 * MiB, plan.Maps[0].LargestPage);
+        Assert.AreEqual(0ul, plan.Maps[0].Mapping.Iova.First.Value % (2 * MiB));
+    }
+
+    [TestMethod]
+    public void Gigabyte_pages_get_addresses_that_are_congruent_modulo_1_GiB()
+    {
+        PinPlan plan = PinPlanner.Plan([Range(0x7f0040000000 - Page, 2 * GiB + 2 * Page, backing: MemoryBacking.Huge1GiB)], Wide);
+        Assert.AreEqual(GiB, plan.Maps[0].LargestPage);
+        Assert.AreEqual(0ul, (plan.Maps[0].Mapping.Iova.First.Value - plan.Maps[0].Mapping.Host.First.Value) % GiB);
+    }
+
+    [TestMethod]
+    public void Different_access_is_a_different_map_and_overlap_gets_what_either_asks()
+    {
+        PinPlan plan = PinPlanner.Plan([Range(0x10000, 0x4000, DmaAccess.Read), Range(0x12000, 0x4000, DmaAccess.Write)], Wide);
+        CollectionAssert.AreEqual(
+            new[] { (0x10000ul, DmaAccess.Read), (0x12000ul, DmaAccess.ReadWrite), (0x14000ul, DmaAccess.Write) },
+            plan.Maps.Select(m => (m.Mapping.Host.First.Value, m.Mapping.Access)).ToArray());
+    }
+
+    [TestMethod]
+    public void A_grain_cuts_maps_so_that_none_is_larger_than_what_may_be_freed_alone()
+    {
+        PinPlan plan = PinPlanner.Plan([Range(0x7f0000200000, 128 * MiB, backing: MemoryBacking.Huge2MiB)], Wide, new PinOptions { Grain = 16 * MiB });
+        // The first and the last are cut at multiples of the grain, which the range does not start at.
+        Assert.AreEqual(9, plan.MapCalls);
+        Assert.AreEqual(16 * MiB, plan.LargestMap);
+        IovaRange? before = null;
+        foreach (PinMap map in plan.Maps)
+        {
+            Assert.IsTrue(before is null || before.Value.Last.Value + 1 == map.Mapping.Iova.First.Value, "the IOVAs stay in one piece");
+            before = map.Mapping.Iova;
+        }
+    }
+
+    [TestMethod]
+    public void A_run_that_no_free_range_holds_is_cut_unless_it_must_be_whole()
+    {
+        PinLimits narrow = Wide with { ValidRanges = [new IovaRange(new Iova(0x1000), new Iova(0x4fff)), new IovaRange(new Iova(0x8000), new Iova(0xafff))] };
+        PinPlan plan = PinPlanner.Plan([Range(0x100000, 6 * Page)], narrow);
+        CollectionAssert.AreEqual(new[] { 4 * Page, 2 * Page }, plan.Maps.Select(m => m.Mapping.Host.Length).ToArray());
+        Assert.IsTrue(plan.CanWork);
+
+        PinPlan whole = PinPlanner.Plan([Range(0x100000, 6 * Page)], narrow, new PinOptions { Contiguous = true });
+        Assert.AreEqual("IOVA space", whole.Problems.Single().Limit);
+        Assert.AreEqual(2 * Page, whole.Problems.Single().Excess);
+        PinPlan tooMuch = PinPlanner.Plan([Range(0x100000, 8 * Page)], narrow);
+        Assert.AreEqual(Page, tooMuch.Problems.Single().Need);
+    }
+
+    [TestMethod]
+    public void Limits_are_named_with_need_excess_and_cure_before_anything_is_touched()
+    {
+        PinLimits small = Wide with { AvailableEntries = 3, Memlock = new MemlockLimit(8 * MiB, 1 * MiB, Exempt: false) };
+        PinPlan plan = PinPlanner.Plan([Range(0x7f0000200000, 16 * MiB)], small, new PinOptions { Grain = 2 * MiB });
+        Assert.AreEqual("dma_entry_limit RLIMIT_MEMLOCK", string.Join(" ", plan.Problems.Select(p => p.Limit)));
+        Assert.AreEqual(5ul, plan.Problems[0].Excess);
+        Assert.AreEqual(9 * MiB, plan.Problems[1].Excess);
+        Assert.Contains("LimitMEMLOCK=17825792", plan.Problems[1].Cure);
+        Assert.Contains("memlock 17408", plan.Problems[1].Cure);
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(() => plan.ThrowIfImpossible("pool demo"));
+        Assert.AreEqual(Errno.ENOSPC, e.Errno);
+        Assert.Contains("8 entries needed, 3 entries there, 5 entries short", e.Message);
+
+        PinPlan exempt = PinPlanner.Plan([Range(0x7f0000200000, 16 * MiB)], small with { Memlock = new MemlockLimit(8 * MiB, 0, Exempt: true) });
+        Assert.IsTrue(exempt.CanWork);
+    }
+
+    [TestMethod]
+    public void Ranges_that_are_not_whole_pages_are_refused()
+    {
+        Assert.ThrowsExactly<ArgumentException>(() => PinPlanner.Plan([Range(0x1001, Page)], Wide));
+        Assert.ThrowsExactly<ArgumentException>(() => PinPlanner.Plan([Range(0x1000, 100)], Wide));
+        Assert.ThrowsExactly<ArgumentException>(() => PinPlanner.Plan([Range(0x1000, Page, DmaAccess.None)], Wide));
+        Assert.ThrowsExactly<ArgumentException>(() => PinPlanner.Plan([Range(0x1000, Page)], Wide, new PinOptions { Grain = 12288 }));
+    }
+
+    [TestMethod]
+    public void A_plan_prints_as_lines_that_people_can_read()
+    {
+        string text = PinPlanner.Plan([Range(0x7f0000200000, 4 * MiB, backing: MemoryBacking.Huge2MiB)], Wide).ToString();
+        Assert.Contains("map   iova 0x200000-0x5fffff -> 0x7f0000200000-0x7f00005fffff (device ReadWrite) 4 MiB, IOMMU pages up to 2 MiB", text);
+        Assert.Contains("1 map calls, 1 entries, 4 MiB count as locked", text);
+    }
+
+    [TestMethod]
+    public void Random_plans_agree_with_a_map_of_pages()
+    {
+        Random random = Seed.Start(context);
+        for (int round = 0; round < 300; round++)
+        {
+            var ranges = new List<PinRange>();
+            var wanted = new SortedDictionary<ulong, DmaAccess>();
+            for (int i = random.Next(1, 8); i > 0; i--)
+            {
+                ulong first = (ulong)random.Next(16, 96);
+                ulong pages = (ulong)random.Next(1, 24);
+                var access = (DmaAccess)random.Next(1, 4);
+                ranges.Add(Range(first * Page, pages * Page, access, (MemoryBacking)random.Next(4)));
+                for (ulong p = first; p < first + pages; p++)
+                {
+                    wanted[p] = wanted.GetValueOrDefault(p) | access;
+                }
+            }
+
+            // Some of it is pinned already.
+            var live = new LiveMappings();
+            var limits = Wide with { ValidRanges = [new IovaRange(new Iova(0x1000), new Iova(0x3ffff)), new IovaRange(new Iova(0x100000), new Iova(0x1fffff))] };
+            var allocator = new IovaAllocator(limits.ValidRanges);
+            for (ulong p = 16; p < 120; p += (ulong)random.Next(8, 30))
+            {
+                ulong pages = (ulong)random.Next(1, 8);
+                Assert.IsTrue(allocator.TryAllocate(pages * Page, default, Page, out IovaRange at));
+                live.Insert(new LiveMapping
+                {
+                    Host = new HostAddress(p * Page), Iova = at.First, Length = pages * Page, References = 1, Access = (DmaAccess)random.Next(1, 4),
+                });
+            }
+
+            ulong grain = random.Next(2) == 0 ? 0 : Page << random.Next(0, 5);
+            PinPlan plan = PinPlanner.Plan(ranges, limits, new PinOptions { Grain = grain }, allocator, live);
+            Assert.IsTrue(plan.CanWork);
+            var mapped = new Dictionary<ulong, DmaAccess>();
+            var iovas = new HashSet<ulong>();
+            DmaMapping? before = null;
+            foreach (DmaMapping map in plan.Maps.Select(m => m.Mapping))
+            {
+                Assert.AreEqual(map.Host.Length, map.Iova.Length);
+                Assert.IsTrue(grain == 0 || map.Host.Length <= grain);
+                Assert.IsTrue(limits.ValidRanges.Any(v => v.Contains(map.Iova)));
+                for (ulong o = 0; o < map.Host.Length; o += Page)
+                {
+                    Assert.IsTrue(mapped.TryAdd((map.Host.First + o).Value / Page, map.Access), "mapped twice");
+                    Assert.IsTrue(iovas.Add((map.Iova.First + o).Value), "iova used twice");
+                }
+
+                // Maximal: what touches in both spaces with one access would have been one map.
+                Assert.IsFalse(grain == 0 && before is { } b && b.Access == map.Access
+                    && b.Host.Last.Value + 1 == map.Host.First.Value && b.Iova.Last.Value + 1 == map.Iova.First.Value);
+                before = map;
+            }
+
+            foreach ((ulong page, DmaAccess access) in wanted)
+            {
+                LiveMapping? pinned = live.Overlapping(HostRange.Of(new HostAddress(page * Page), Page)).Select(m => (LiveMapping?)m).SingleOrDefault();
+                bool isNew = mapped.Remove(page, out DmaAccess got);
+                bool isRefused = plan.Refused.Any(r => r.Host.Contains(new HostAddress(page * Page)));
+                bool isReferenced = pinned is { } m2 && plan.References.Contains(m2.Mapping);
+                Assert.AreEqual(pinned is null, isNew, $"page {page}");
+                Assert.IsTrue(!isNew || got == access, $"page {page}");
+                Assert.AreEqual(pinned is { } m3 && (m3.Access & access) != access, isRefused, $"page {page}");
+                Assert.IsTrue(pinned is null || isRefused || isReferenced, $"page {page}");
+            }
+
+            Assert.IsEmpty(mapped, "pages that nobody asked for");
+        }
+    }
+}
