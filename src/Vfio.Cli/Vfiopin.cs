@@ -56,6 +56,7 @@ internal static class Vfiopin
         var verbs = new VerbBuilder(environment, options);
         root.Subcommands.Add(DaemonVerb.Build(verbs));
         root.Subcommands.Add(DeviceVerbs.Build(verbs));
+        root.Subcommands.Add(PoolVerbs.Build(verbs));
 
         HelpOption help = root.Options.OfType<HelpOption>().Single();
         help.Action = new HelpWithExamples((HelpAction)help.Action!, verbs.Examples);

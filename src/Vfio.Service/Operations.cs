@@ -9,6 +9,13 @@ public static class Operations
     public static IReadOnlyList<Operation> All { get; } =
     [
         DaemonOperations.Info,
+        PoolOperations.Plan,
+        PoolOperations.Create,
+        PoolOperations.List,
+        PoolOperations.Show,
+        PoolOperations.Grow,
+        PoolOperations.Shrink,
+        PoolOperations.Destroy,
     ];
 
     // Below All, which it is made from: static initialisers run in the order of the text.

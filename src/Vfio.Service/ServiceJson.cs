@@ -16,4 +16,9 @@ namespace Vfio.Service;
 [JsonSerializable(typeof(NoParameters))]
 [JsonSerializable(typeof(DeviceInfo[]))]
 [JsonSerializable(typeof(DeviceDetail))]
+[JsonSerializable(typeof(PoolRequest))]
+[JsonSerializable(typeof(PoolPlanInfo))]
+[JsonSerializable(typeof(PoolInfo[]))]
+[JsonSerializable(typeof(PoolName))]
+[JsonSerializable(typeof(PoolChange))]
 public sealed partial class ServiceJson : JsonSerializerContext;

@@ -1,0 +1,67 @@
+namespace Vfio.Service;
+
+/// <summary>Names a pool.</summary>
+/// <param name="Name">The pool.</param>
+public sealed record PoolName(string Name);
+
+/// <summary>Names a pool and a number of bytes.</summary>
+/// <param name="Name">The pool.</param>
+/// <param name="Bytes">Bytes.</param>
+public sealed record PoolChange(string Name, ulong Bytes);
+
+/// <summary>Operations on pools.</summary>
+public static class PoolOperations
+{
+    /// <summary>Says what making a pool would do.</summary>
+    public static Operation<PoolRequest, PoolPlanInfo> Plan { get; } = new(
+        "pool.plan",
+        ServiceJson.Default.PoolRequest,
+        ServiceJson.Default.PoolPlanInfo,
+        static (engine, request, _) => engine.PlanPool(request));
+
+    /// <summary>Makes a pool.</summary>
+    public static Operation<PoolRequest, PoolInfo> Create { get; } = new(
+        "pool.create",
+        ServiceJson.Default.PoolRequest,
+        ServiceJson.Default.PoolInfo,
+        static (engine, request, context) => PoolInfo.Of(engine.CreatePool(request, context)));
+
+    /// <summary>Lists the pools.</summary>
+    public static Operation<NoParameters, PoolInfo[]> List { get; } = new(
+        "pool.list",
+        ServiceJson.Default.NoParameters,
+        ServiceJson.Default.PoolInfoArray,
+        static (engine, _, _) => [.. engine.Pools.Select(PoolInfo.Of)]);
+
+    /// <summary>Shows a pool.</summary>
+    public static Operation<PoolName, PoolInfo> Show { get; } = new(
+        "pool.show",
+        ServiceJson.Default.PoolName,
+        ServiceJson.Default.PoolInfo,
+        static (engine, pool, _) => PoolInfo.Of(engine.GetPool(pool.Name)));
+
+    /// <summary>Adds memory to a pool.</summary>
+    public static Operation<PoolChange, PoolInfo> Grow { get; } = new(
+        "pool.grow",
+        ServiceJson.Default.PoolChange,
+        ServiceJson.Default.PoolInfo,
+        static (engine, change, _) => engine.ChangePool(change.Name, "pool grow", pool => pool.Grow(change.Bytes)));
+
+    /// <summary>Takes memory off a pool.</summary>
+    public static Operation<PoolChange, PoolInfo> Shrink { get; } = new(
+        "pool.shrink",
+        ServiceJson.Default.PoolChange,
+        ServiceJson.Default.PoolInfo,
+        static (engine, change, _) => engine.ChangePool(change.Name, "pool shrink", pool => pool.Shrink(change.Bytes)));
+
+    /// <summary>Unpins a pool and gives its memory back; closes its devices when it was the last that they reach.</summary>
+    public static Operation<PoolName, PoolName> Destroy { get; } = new(
+        "pool.destroy",
+        ServiceJson.Default.PoolName,
+        ServiceJson.Default.PoolName,
+        static (engine, pool, _) =>
+        {
+            engine.DestroyPool(pool.Name);
+            return pool;
+        });
+}
