@@ -74,7 +74,7 @@ public sealed class ControlServer : IDisposable
         _stopping.Dispose();
     }
 
-    internal void Log(string line) => _log(line);
+    internal void Log(string line) => _log($"vfiopin daemon: {line}");
 
     private static UnixSocket Listen(string path, uint? group, out uint socketGroup)
     {
@@ -168,7 +168,5 @@ public sealed class ControlServer : IDisposable
         {
             _clients.Remove(client);
         }
-
-        Log($"client {client.Who}: gone");
     }
 }
