@@ -70,7 +70,7 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public IotlbPieceKind Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        ref LastHit last = ref _lastHits[(int)((uint)(address.Value / IotlbQuestion.PageSize) % LastHits)];
+        ref LastHit last = ref _lastHits[(int)(unchecked((uint)(address.Value / IotlbQuestion.PageSize)) % LastHits)];
         ulong offset = unchecked(address.Value - last.First);
         // One comparison for both: the same generation, and the access among what is allowed.
         if ((last.Key & (~3ul | (ulong)access)) == (_key | (ulong)access)

@@ -99,7 +99,7 @@ internal sealed class BufferStacks
         while (true)
         {
             ulong head = Volatile.Read(ref stack);
-            uint below = (uint)head;
+            uint below = Top(head);
             uint depth = below == 0 ? 0 : Depth(below - 1);
             if (depth >= Most)
             {
@@ -127,12 +127,12 @@ internal sealed class BufferStacks
     {
         uint below = 0;
         uint depth = 0;
-        for (uint i = count; i-- > 0;)
+        for (uint end = first + count; end > first; end--)
         {
-            ref BufferSlots.Node node = ref slots[first + i];
+            ref BufferSlots.Node node = ref slots[end - 1];
             node.Next = below;
             node.Depth = ++depth;
-            below = first + i + 1;
+            below = end;
         }
 
         PushBatch(first);
@@ -158,6 +158,8 @@ internal sealed class BufferStacks
         }
     }
 
+    private static uint Top(ulong head) => unchecked((uint)head);
+
     private static ulong Tagged(ulong head, uint top) => unchecked((head & 0xffff_ffff_0000_0000) + (1ul << 32)) | top;
 
     private bool TryPop(ref ulong stack, out uint index)
@@ -166,13 +168,13 @@ internal sealed class BufferStacks
         {
             // ORDER: acquire; the links of the buffer that the head names are read after it, pairs with the exchange in Push.
             ulong head = Volatile.Read(ref stack);
-            if ((uint)head == 0)
+            if (Top(head) == 0)
             {
                 index = 0;
                 return false;
             }
 
-            index = (uint)head - 1;
+            index = Top(head) - 1;
             // Another thread may take the buffer first, and then what is read here is not used: the tag has moved on.
             if (Find(index) is { } slots && Interlocked.CompareExchange(ref stack, Tagged(head, slots[index].Next), head) == head)
             {
@@ -188,13 +190,13 @@ internal sealed class BufferStacks
         {
             // ORDER: acquire, as in TryPop.
             ulong head = Volatile.Read(ref shared);
-            if ((uint)head == 0)
+            if (Top(head) == 0)
             {
                 top = 0;
                 return false;
             }
 
-            top = (uint)head - 1;
+            top = Top(head) - 1;
             if (Find(top) is { } slots && Interlocked.CompareExchange(ref shared, Tagged(head, slots[top].NextBatch), head) == head)
             {
                 return true;
@@ -210,7 +212,7 @@ internal sealed class BufferStacks
         do
         {
             head = Volatile.Read(ref shared);
-            node.NextBatch = (uint)head;
+            node.NextBatch = Top(head);
         }
         // ORDER: full fence, as in Push.
         while (Interlocked.CompareExchange(ref shared, Tagged(head, top + 1), head) != head);
@@ -221,7 +223,7 @@ internal sealed class BufferStacks
     {
         ref ulong stack = ref Own;
         ulong head = Volatile.Read(ref stack);
-        if ((uint)head != 0 || Interlocked.CompareExchange(ref stack, Tagged(head, top), head) != head)
+        if (Top(head) != 0 || Interlocked.CompareExchange(ref stack, Tagged(head, top), head) != head)
         {
             PushBatch(top - 1);
         }

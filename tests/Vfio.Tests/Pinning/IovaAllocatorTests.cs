@@ -88,7 +88,7 @@ public sealed class IovaAllocatorTests(TestContext context)
                     ulong modulus = Page << random.Next(0, 6);
                     var host = new HostAddress((ulong)random.Next(0, 64) * Page);
                     bool got = allocator.TryAllocate(pages * Page, host, modulus, out IovaRange range);
-                    bool expected = free.Any(p => (p * Page - host.Value & (modulus - 1)) == 0 && Enumerable.Range(0, (int)pages).All(o => free.Contains(p + (ulong)o)));
+                    bool expected = free.Any(p => (unchecked((p * Page) - host.Value) & (modulus - 1)) == 0 && Enumerable.Range(0, (int)pages).All(o => free.Contains(p + (ulong)o)));
                     Assert.AreEqual(expected, got, $"round {round} step {step}: {pages} pages modulo {modulus:x} for {host}");
                     if (got)
                     {

@@ -39,7 +39,7 @@ public sealed class PinPlannerTests(TestContext context)
     {
         PinPlan plan = PinPlanner.Plan([Range(0x7f0040000000 - Page, 2 * GiB + 2 * Page, backing: MemoryBacking.Huge1GiB)], Wide);
         Assert.AreEqual(GiB, plan.Maps[0].LargestPage);
-        Assert.AreEqual(0ul, (plan.Maps[0].Mapping.Iova.First.Value - plan.Maps[0].Mapping.Host.First.Value) % GiB);
+        Assert.AreEqual(0ul, unchecked(plan.Maps[0].Mapping.Iova.First.Value - plan.Maps[0].Mapping.Host.First.Value) % GiB);
     }
 
     [TestMethod]

@@ -21,7 +21,7 @@ public sealed class PinnedPoolTests
         var rented = new List<PinnedBuffer>();
         while (pool.TryRent(out PinnedBuffer buffer))
         {
-            buffer.Span.Fill((byte)rented.Count);
+            buffer.Span.Fill(unchecked((byte)rented.Count));
             rented.Add(buffer);
         }
 
@@ -29,7 +29,7 @@ public sealed class PinnedPoolTests
         Assert.HasCount(1024, rented.Select(b => b.Address).Distinct());
         for (int i = 0; i < rented.Count; i++)
         {
-            Assert.IsFalse(rented[i].Span.ContainsAnyExcept((byte)i));
+            Assert.IsFalse(rented[i].Span.ContainsAnyExcept(unchecked((byte)i)));
         }
 
         LinuxException full = Assert.ThrowsExactly<LinuxException>(() => pool.Rent());

@@ -34,7 +34,7 @@ internal sealed class RingModel(RingPair pair, Random random, int maxChain, int 
         {
             chain[i] = pair.Segment(
                 buffers[i] * bufferBytes, bufferBytes, i < readable ? DeviceAccess.Read : DeviceAccess.Write);
-            chain[i].Buffer.Span.Fill((byte)(_number + i));
+            chain[i].Buffer.Span.Fill(unchecked((byte)(_number + i)));
         }
 
         if (!pair.Driver.TryAdd(chain, out ushort id))
@@ -234,7 +234,7 @@ internal sealed class RingModel(RingPair pair, Random random, int maxChain, int 
         {
             foreach (byte value in segment.Span)
             {
-                Assert.AreEqual((byte)(work.Number + (offset++ / bufferBytes)), value);
+                Assert.AreEqual(unchecked((byte)(work.Number + (offset++ / bufferBytes))), value);
             }
         }
 
@@ -243,7 +243,7 @@ internal sealed class RingModel(RingPair pair, Random random, int maxChain, int 
         {
             foreach (byte value in segment.Span)
             {
-                Assert.AreEqual((byte)(work.Number + (offset++ / bufferBytes)), value);
+                Assert.AreEqual(unchecked((byte)(work.Number + (offset++ / bufferBytes))), value);
             }
         }
 
