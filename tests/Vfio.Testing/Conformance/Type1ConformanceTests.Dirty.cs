@@ -62,27 +62,28 @@ public abstract unsafe partial class Type1ConformanceTests
         AssertErrno(Errno.None, raw.Dirty(Start), "start");
         AssertErrno(Errno.None, raw.Map(Base + (8 * Page), address, 4 * Page), "MAP_DMA while tracking");
         ulong[] bitmap = new ulong[1];
-        for (int round = 0; round < 2; round++)
-        {
-            bitmap[0] = 0;
-            AssertErrno(Errno.None, raw.GetBitmap(Base, 12 * Page, bitmap), "GET_BITMAP");
-            Assert.AreEqual(0xf0ful, bitmap[0]);
-        }
-
-        // Whole words are stored: what was set in them before does not stay, but below a mapping's own bits it does.
-        bitmap[0] = ulong.MaxValue;
-        AssertErrno(Errno.None, raw.GetBitmap(Base + (4 * Page), 8 * Page, bitmap), "GET_BITMAP");
-        Assert.AreEqual(0xfful, bitmap[0]);
-        bitmap[0] = ulong.MaxValue;
         AssertErrno(Errno.None, raw.GetBitmap(Base, 12 * Page, bitmap), "GET_BITMAP");
         Assert.AreEqual(0xf0ful, bitmap[0]);
+        // Again all of them, and more: the kernel does not clear what it shifted beyond a mapping's own bits. What comes back is
+        // an upper bound even of what is mapped.
+        bitmap[0] = 0;
+        AssertErrno(Errno.None, raw.GetBitmap(Base, 12 * Page, bitmap), "GET_BITMAP");
+        Assert.AreEqual(0xf_0f0ful, bitmap[0]);
+
+        // A mapping at the first bit of a word stores the word; elsewhere in a word, it adds to what the user has there.
+        bitmap[0] = ulong.MaxValue;
+        AssertErrno(Errno.None, raw.GetBitmap(Base, 4 * Page, bitmap), "GET_BITMAP");
+        Assert.AreEqual(0xful, bitmap[0]);
+        bitmap[0] = 1ul << 63;
+        AssertErrno(Errno.None, raw.GetBitmap(Base + (4 * Page), 8 * Page, bitmap), "GET_BITMAP");
+        Assert.AreEqual((1ul << 63) | 0xf0, bitmap[0] & ((1ul << 63) | 0xff));
         bitmap[0] = ulong.MaxValue;
         AssertErrno(Errno.None, raw.GetBitmap(Base + (64 * Page), 8 * Page, bitmap), "GET_BITMAP where nothing is mapped");
         Assert.AreEqual(ulong.MaxValue, bitmap[0]);
 
         bitmap[0] = 0;
         AssertErrno(Errno.None, raw.UnmapWithBitmap(Base, 12 * Page, bitmap), "UNMAP_DMA with a bitmap");
-        Assert.AreEqual(0xf0ful, bitmap[0]);
+        Assert.AreEqual(0xf0ful, bitmap[0] & 0xf0f);
         AssertErrno(Errno.None, raw.Unmap(Base, 12 * Page, out ulong unmapped), "UNMAP_DMA");
         Assert.AreEqual(0ul, unmapped);
     }

@@ -6,7 +6,7 @@ namespace Vfio.Testing;
 
 /// <content>VFIO_IOMMU_DIRTY_PAGES: vfio_iommu_type1_dirty_pages.</content>
 /// <remarks>Every group here is of an ordinary device, so every mapped page is dirty at every time (update_user_bitmap:
-/// num_non_pinned_groups), and no bits need to be kept.</remarks>
+/// num_non_pinned_groups). Bits beyond a mapping's own can come back too, see <see cref="CopyBits"/>.</remarks>
 internal sealed unsafe partial class SimIommu
 {
     private bool _isTracking;
@@ -37,7 +37,13 @@ internal sealed unsafe partial class SimIommu
         }
 
         // Starting twice and stopping what does not run are no errors.
-        _isTracking = dirty.flags == vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START;
+        bool isTracking = dirty.flags == vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START;
+        if (isTracking != _isTracking)
+        {
+            _isTracking = isTracking;
+            _mappings.ForEach(m => m.Bitmap = NewBitmap(m.Range));
+        }
+
         return 0;
     }
 
@@ -91,31 +97,52 @@ internal sealed unsafe partial class SimIommu
     // DIRTY_BITMAP_BYTES: whole 64-bit words.
     private static ulong BitmapBytes(ulong pages) => (pages + 63) / 64 * 8;
 
-    // update_user_bitmap: whole words are stored; of the first only the bits below the mapping's own are the user's.
+    // One word more than the pages need, for shifting (vfio_dma_bitmap_alloc).
+    private ulong[]? NewBitmap(IovaRange range) =>
+        _isTracking ? new ulong[(BitmapBytes(range.Length / SmallestPageSize) / 8) + 1] : null;
+
+    // update_user_bitmap, word by word: the mapping's bitmap is shifted where it is to where its bits belong in the user's first
+    // word, the whole of that word is added, and whole words are stored. Afterwards only as many bits as the mapping has pages
+    // are cleared, so what was shifted beyond them comes back, shifted further, the next time.
     private bool CopyBits(SimMapping mapping, ulong bitmap, ulong baseIova)
     {
-        int shift = BitOperations.TrailingZeroCount(SmallestPageSize);
-        ulong pages = mapping.Range.Length >> shift;
-        ulong first = (mapping.Range.First.Value - baseIova) >> shift;
+        ulong[] words = mapping.Bitmap ?? throw new InvalidOperationException("a tracked mapping without a bitmap");
+        ulong pages = mapping.Range.Length / SmallestPageSize;
+        ulong first = (mapping.Range.First.Value - baseIova) / SmallestPageSize;
         ulong address = bitmap + (first / 64 * 8);
-        int skipped = (int)(first % 64);
-        ulong[] words = new ulong[BitmapBytes(pages + (ulong)skipped) / 8];
-        Span<byte> bytes = MemoryMarshal.AsBytes(words.AsSpan());
-        if (skipped != 0)
-        {
-            if (!UserMemory.TryRead(address, bytes[..8]))
-            {
-                return false;
-            }
-
-            words[0] &= (1ul << skipped) - 1;
-        }
-
-        for (ulong page = (ulong)skipped; page < pages + (ulong)skipped; page++)
+        int shift = (int)(first % 64);
+        int length = (int)(BitmapBytes(pages + (ulong)shift) / 8);
+        for (ulong page = 0; page < pages; page++)
         {
             words[page / 64] |= 1ul << (int)(page % 64);
         }
 
-        return UserMemory.TryWrite(address, bytes);
+        if (shift != 0)
+        {
+            for (int i = length - 1; i >= 0; i--)
+            {
+                words[i] = (words[i] << shift) | (i > 0 ? words[i - 1] >> (64 - shift) : 0);
+            }
+
+            Span<byte> leftover = stackalloc byte[8];
+            if (!UserMemory.TryRead(address, leftover))
+            {
+                return false;
+            }
+
+            words[0] |= MemoryMarshal.Read<ulong>(leftover);
+        }
+
+        if (!UserMemory.TryWrite(address, MemoryMarshal.AsBytes(words.AsSpan(0, length))))
+        {
+            return false;
+        }
+
+        for (ulong page = 0; page < pages; page++)
+        {
+            words[page / 64] &= ~(1ul << (int)(page % 64));
+        }
+
+        return true;
     }
 }

@@ -197,7 +197,8 @@ internal sealed unsafe partial class SimIommu(SimKernel kernel, bool isVersion2)
         Errno errno = kernel.Pin(new HostAddress(map.vaddr), map.size, access, out ulong locked);
         if (errno == Errno.None)
         {
-            _mappings.Insert(next, new SimMapping(range, new HostAddress(map.vaddr), access, locked));
+            _mappings.Insert(
+                next, new SimMapping(range, new HostAddress(map.vaddr), access, locked) { Bitmap = NewBitmap(range) });
         }
 
         return errno;

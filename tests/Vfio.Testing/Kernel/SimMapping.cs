@@ -10,5 +10,8 @@ public sealed record SimMapping(IovaRange Range, HostAddress Address, DmaAccess 
     /// <summary>Whether VFIO_DMA_UNMAP_FLAG_VADDR took the host address away.</summary>
     internal bool AddressIsInvalid { get; set; }
 
+    /// <summary>The kernel's bitmap of this mapping while dirty pages are tracked.</summary>
+    internal ulong[]? Bitmap { get; set; }
+
     public override string ToString() => $"iova {Range} at {Address} (device {Access})";
 }
