@@ -24,9 +24,12 @@ public sealed class PciConfigurationSpace
         Write16(pci_regs.PCI_VENDOR_ID, vendor);
         Write16(pci_regs.PCI_DEVICE_ID, device);
         Write16(SubsystemId, device);
-        _bytes[ClassCode] = (byte)classCode;
-        _bytes[ClassCode + 1] = (byte)(classCode >> 8);
-        _bytes[ClassCode + 2] = (byte)(classCode >> 16);
+        // Three bytes: programming interface, subclass, class.
+        for (int i = 0; i < 3; i++)
+        {
+            _bytes[ClassCode + i] = (byte)((classCode >> (8 * i)) & 0xff);
+        }
+
         _bytes[InterruptPin] = hasIntx ? (byte)1 : (byte)0;
         BinaryPrimitives.WriteUInt16LittleEndian(_writable.AsSpan(pci_regs.PCI_COMMAND), WritableCommand);
         _writable[CacheLineSize] = 0xff;

@@ -22,7 +22,7 @@ internal static unsafe class IoctlArguments
                 return $"argsz {set.argsz}, flags 0x{set.flags:x}, index {set.index}, start {set.start}, count {set.count}";
             case vfio.VFIO_IOMMU_DIRTY_PAGES or vfio.VFIO_IOMMU_GET_INFO or vfio.VFIO_DEVICE_GET_INFO or vfio.VFIO_GROUP_GET_STATUS
                 when UserMemory.TryRead(argument, out ulong sizeAndFlags):
-                return $"argsz {(uint)sizeAndFlags}, flags 0x{sizeAndFlags >> 32:x}";
+                return $"argsz {sizeAndFlags & uint.MaxValue}, flags 0x{sizeAndFlags >> 32:x}";
             case vfio.VFIO_GROUP_SET_CONTAINER when UserMemory.TryRead(argument, out int container):
                 return $"{container}";
             case vfio.VFIO_GROUP_GET_DEVICE_FD when UserMemory.CanRead((ulong)argument, 1):

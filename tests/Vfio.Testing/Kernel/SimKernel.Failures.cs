@@ -85,7 +85,8 @@ public sealed unsafe partial class SimKernel
 
         foreach ((HostAddress page, Errno errno) in _badPages)
         {
-            if (map.vaddr < page.Value + UserMemory.PageSize && page.Value < map.vaddr + map.size)
+            if (map.vaddr < page.Value + UserMemory.PageSize
+                && (map.vaddr > page.Value || page.Value - map.vaddr < map.size))
             {
                 _refusal = errno;
                 return true;

@@ -234,6 +234,12 @@ public sealed unsafe partial class SimKernel : IKernel, IDisposable
     /// <summary>vfio_pin_pages_remote: page by page, first whether it is there and then whether it may be locked.</summary>
     internal Errno Pin(HostAddress address, ulong length, DmaAccess access, out ulong locked)
     {
+        locked = 0;
+        if (!UserMemory.IsUserRange(address.Value, length))
+        {
+            return Errno.EFAULT;
+        }
+
         locked = CountedPages(address.Value, length);
         ulong allowed = MemlockLimit is { } limit ? (limit / UserMemory.PageSize) - Math.Min(LockedPages, limit / UserMemory.PageSize) : ulong.MaxValue;
         // Device memory is not counted; a range that has some is taken as all or nothing, which differs from the kernel only in

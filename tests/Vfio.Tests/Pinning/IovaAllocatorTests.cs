@@ -92,7 +92,7 @@ public sealed class IovaAllocatorTests(TestContext context)
                     Assert.AreEqual(expected, got, $"round {round} step {step}: {pages} pages modulo {modulus:x} for {host}");
                     if (got)
                     {
-                        Assert.AreEqual(0ul, range.First.Value - host.Value & (modulus - 1));
+                        Assert.AreEqual(0ul, unchecked(range.First.Value - host.Value) & (modulus - 1));
                         Assert.AreEqual(pages * Page, range.Length);
                         for (ulong p = range.First.Value / Page; p <= range.Last.Value / Page; p++)
                         {
