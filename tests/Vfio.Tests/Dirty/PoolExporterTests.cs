@@ -7,7 +7,11 @@ public sealed class PoolExporterTests(TestContext context)
 {
     private static PinnedPool Pool(string name = "export", ulong size = 8 << 20) => PinnedPool.Create(new PinnedPoolOptions
     {
-        Name = name, Size = size, Backings = [MemoryBacking.Pages4KiB], BufferSize = 8192, Checked = false,
+        Name = name,
+        Size = size,
+        Backings = [MemoryBacking.Pages4KiB],
+        BufferSize = 8192,
+        Checked = false,
     });
 
     [TestMethod]

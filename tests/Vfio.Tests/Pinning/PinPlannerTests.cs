@@ -146,7 +146,11 @@ public sealed class PinPlannerTests(TestContext context)
                 Assert.IsTrue(allocator.TryAllocate(pages * Page, default, Page, out IovaRange at));
                 live.Insert(new LiveMapping
                 {
-                    Host = new HostAddress(p * Page), Iova = at.First, Length = pages * Page, References = 1, Access = (DmaAccess)random.Next(1, 4),
+                    Host = new HostAddress(p * Page),
+                    Iova = at.First,
+                    Length = pages * Page,
+                    References = 1,
+                    Access = (DmaAccess)random.Next(1, 4),
                 });
             }
 
