@@ -68,6 +68,12 @@ public abstract class DriverQueue
     /// <summary>Where the device finds the device area.</summary>
     public BusAddress DeviceArea => BusAddress.Of(_memory.Iova + _deviceOffset);
 
+    /// <summary>Whether <see cref="Reap"/> has something to look at. A read of one word of the ring.</summary>
+    public abstract bool HasCompletion { get; }
+
+    /// <summary>The part of the ring that the device writes, for a record of what devices wrote.</summary>
+    public abstract IovaRange DeviceWritten { get; }
+
     private protected bool HasEventIndex { get; }
 
     private protected bool IsInOrder { get; }
@@ -112,6 +118,11 @@ public abstract class DriverQueue
             ? new PackedDriverQueue(size, features, memory, indirectEntries)
             : new SplitDriverQueue(size, features, memory, indirectEntries);
 
+    /// <summary>Whether <see cref="TryAdd"/> would take a chain now.</summary>
+    /// <param name="pieces">Its length.</param>
+    /// <returns>True when there are free descriptors enough.</returns>
+    public bool CanAdd(int pieces) => DescriptorsFor(pieces) <= FreeDescriptors;
+
     /// <summary>Adds a chain. The device sees it after the next <see cref="Publish"/>.</summary>
     /// <param name="chain">Its memory, 1 to <see cref="Size"/> pieces, device-readable ones first, 2^32 bytes in total at most.</param>
     /// <param name="id">Below <see cref="Size"/>; names the chain until it is reaped.</param>
@@ -120,15 +131,14 @@ public abstract class DriverQueue
     public bool TryAdd(ReadOnlySpan<DmaSegment> chain, out ushort id)
     {
         uint writable = Measure(chain);
-        bool indirect = chain.Length > 1 && chain.Length <= IndirectEntries;
-        int needed = indirect ? 1 : chain.Length;
+        int needed = DescriptorsFor(chain.Length);
         if (needed > FreeDescriptors)
         {
             id = 0;
             return false;
         }
 
-        id = indirect ? AddIndirect(chain) : AddDirect(chain);
+        id = needed < chain.Length ? AddIndirect(chain) : AddDirect(chain);
         Chains[id] = new OutstandingChain((ushort)needed, writable, Added);
         Added++;
         FreeDescriptors -= needed;
@@ -162,6 +172,8 @@ public abstract class DriverQueue
     private protected BusAddress BusOf(HostAddress address) =>
         BusAddress.Of(_memory.Iova + (address - _memory.Address));
 
+    private protected static IovaRange RangeOf(BusAddress area, uint bytes) => IovaRange.Of(new Iova(area.Value), bytes);
+
     // Whether a completion names a chain that the device has, and says nothing impossible of it.
     private protected bool IsPlausible(uint id, uint written)
     {
@@ -187,6 +199,8 @@ public abstract class DriverQueue
         Chains[id] = default;
         return new Completion(id, written);
     }
+
+    private int DescriptorsFor(int pieces) => pieces > 1 && pieces <= IndirectEntries ? 1 : pieces;
 
     private uint Measure(ReadOnlySpan<DmaSegment> chain)
     {

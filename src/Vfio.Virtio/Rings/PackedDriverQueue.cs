@@ -42,6 +42,16 @@ internal sealed unsafe class PackedDriverQueue : DriverQueue
         _freeIdCount = size;
     }
 
+    public override bool HasCompletion =>
+        // ORDER: a hint only; Reap acquires for itself.
+        _batch != 0
+        || (Outstanding != 0
+            && PackedDescriptor.IsUsed(Barriers.ReadAcquire(_ring + (2 * _nextUsed.Slot) + 1), _nextUsed.Wrap));
+
+    // The device area follows the ring and the driver area.
+    public override IovaRange DeviceWritten =>
+        new(new Iova(DescriptorArea.Value), RangeOf(DeviceArea, RingAddresses.DeviceBytes(Size, VirtioFeatures.RingPacked)).Last);
+
     public override bool Publish()
     {
         int count = _unpublished;
@@ -92,9 +102,7 @@ internal sealed unsafe class PackedDriverQueue : DriverQueue
 
         // ORDER: the wish before the re-check; pairs with the device's fence between publishing and reading the wish.
         Barriers.StoreLoadFence();
-        // ORDER: fresh after the fence; Reap reads it again.
-        return _batch != 0
-            || PackedDescriptor.IsUsed(Barriers.ReadAcquire(_ring + (2 * _nextUsed.Slot) + 1), _nextUsed.Wrap);
+        return HasCompletion;
     }
 
     public override void DisableNotifications() =>

@@ -53,6 +53,11 @@ internal sealed unsafe class SplitDriverQueue : DriverQueue
         }
     }
 
+    // ORDER: a hint only; Reap acquires for itself.
+    public override bool HasCompletion => _batch != 0 || Barriers.ReadAcquire(_usedIndex) != NextUsed;
+
+    public override IovaRange DeviceWritten => RangeOf(DeviceArea, RingAddresses.DeviceBytes(Size, VirtioFeatures.None));
+
     private ushort NextUsed => unchecked((ushort)_reaped);
 
     public override bool Publish()
@@ -133,8 +138,7 @@ internal sealed unsafe class SplitDriverQueue : DriverQueue
 
         // ORDER: the wish before the re-check; pairs with the device's fence between publishing used->idx and reading the wish.
         Barriers.StoreLoadFence();
-        // ORDER: fresh after the fence; Reap reads it again.
-        return Barriers.ReadAcquire(_usedIndex) != NextUsed;
+        return HasCompletion;
     }
 
     public override void DisableNotifications()

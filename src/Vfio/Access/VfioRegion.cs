@@ -75,7 +75,7 @@ public sealed unsafe class VfioRegion
     /// <inheritdoc cref="Write8"/>
     public void Write64(ulong offset, ulong value)
     {
-        Write(offset, (uint)value);
+        Write(offset, (uint)(value & uint.MaxValue));
         Write(offset + 4, (uint)(value >> 32));
     }
 
