@@ -172,8 +172,14 @@ internal sealed unsafe class PackedDriverQueue : DriverQueue
         }
 
         var used = new PackedDescriptor(default, control);
-        // virtio 1.3, 2.8.5 "Element Address and Length": the length means something only with WRITE.
-        uint written = used.IsWritable ? used.Length : 0;
+        // virtio 1.3, 2.8.5 "Element Address and Length": without WRITE the length is reserved. QEMU never sets WRITE and gives
+        // the length all the same, so there it counts where the chain could hold it.
+        uint written = used.Length;
+        if (!used.IsWritable && used.Id < Size && written > Chains[used.Id].Writable)
+        {
+            written = 0;
+        }
+
         if (!IsPlausible(used.Id, written))
         {
             return false;
