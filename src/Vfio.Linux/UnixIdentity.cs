@@ -9,6 +9,11 @@ public static class UnixIdentity
     /// <summary>The effective group of this process.</summary>
     public static uint EffectiveGroup => LibC.getegid();
 
+    /// <summary>Whether this process may open a file for reading and writing, by its mode and owner.</summary>
+    /// <param name="path">The file.</param>
+    /// <returns>True when it may.</returns>
+    public static bool CanReadAndWrite(string path) => LibC.access(path, Access.R_OK | Access.W_OK) == 0;
+
     /// <summary>Gives a file to a group.</summary>
     /// <param name="path">The file.</param>
     /// <param name="group">The group.</param>

@@ -16,6 +16,7 @@ namespace Vfio.Service;
 [JsonSerializable(typeof(NoParameters))]
 [JsonSerializable(typeof(DeviceInfo[]))]
 [JsonSerializable(typeof(DeviceDetail))]
+[JsonSerializable(typeof(DoctorReport))]
 [JsonSerializable(typeof(PoolRequest))]
 [JsonSerializable(typeof(PoolPlanInfo))]
 [JsonSerializable(typeof(PoolInfo[]))]

@@ -20,8 +20,20 @@ internal sealed class TextView
     /// <summary>One line.</summary>
     public void Line(string text) => _out.WriteLine(text);
 
-    /// <summary>Text with Spectre's markup; only on a terminal.</summary>
-    public void Markup(string text) => _console?.MarkupLine(text);
+    /// <summary>One line that begins with a word in colour.</summary>
+    public void Line(string word, string color, string text)
+    {
+        if (_console is null)
+        {
+            _out.WriteLine($"{word}  {text}");
+        }
+        else
+        {
+            _console.Markup($"[{color}]{Markup.Escape(word)}[/]  ");
+            // Not through Spectre, which would wrap it: what is cut at the terminal's edge cannot be copied.
+            _out.WriteLine(text);
+        }
+    }
 
     /// <summary>A table.</summary>
     public void Table(string[] columns, IEnumerable<string[]> rows)

@@ -36,5 +36,15 @@ internal static unsafe partial class LibC
     public static partial uint getegid();
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    public static partial int access(string pathname, int mode);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     public static partial int chown(string pathname, uint owner, uint group);
+}
+
+[Header("unistd.h")]
+internal static class Access
+{
+    public const int R_OK = 4;
+    public const int W_OK = 2;
 }

@@ -70,6 +70,25 @@ public sealed unsafe class VfioContainer : IDisposable
         }
     }
 
+    /// <summary>Asks whether the kernel offers an extension.</summary>
+    /// <param name="extension">The extension.</param>
+    /// <returns>True when it does.</returns>
+    /// <exception cref="LinuxException">VFIO_CHECK_EXTENSION failed.</exception>
+    public bool Supports(VfioExtension extension) => Check(
+        _kernel.Ioctl(_descriptor.Number, vfio.VFIO_CHECK_EXTENSION, (void*)(nint)extension), "VFIO_CHECK_EXTENSION", extension.ToString()) > 0;
+
+    /// <summary>Attaches the group of a device without opening the device: enough to ask the IOMMU for its limits.</summary>
+    /// <param name="address">The device, bound to vfio-pci.</param>
+    /// <exception cref="LinuxException">As for <see cref="OpenDevice"/>.</exception>
+    public void AttachGroup(PciAddress address)
+    {
+        int number = FindGroup(address);
+        if (!_groups.ContainsKey(number))
+        {
+            Attach(number);
+        }
+    }
+
     /// <summary>Opens a device, attaching its group to the container first where it is not attached yet.</summary>
     /// <param name="address">The device, bound to vfio-pci.</param>
     /// <returns>The device, owned by its group and closed with the container at the latest.</returns>

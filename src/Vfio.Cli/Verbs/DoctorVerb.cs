@@ -1,0 +1,44 @@
+using System.CommandLine;
+using Vfio.Cli.Terminal;
+using Vfio.Service;
+
+namespace Vfio.Cli.Verbs;
+
+/// <summary><c>vfiopin doctor</c>.</summary>
+internal static class DoctorVerb
+{
+    public static Command Build(VerbBuilder verbs)
+    {
+        Argument<PciAddress?> address = AddressParser.OneOrNone();
+        Option<ulong?> size = SizeParser.Option("--size", "Bytes that shall be pinned, to hold against the limits");
+        return verbs.Verb(
+            "doctor",
+            "Looks at everything that pinning needs, and says what cures what is wrong; changes nothing",
+            ["vfiopin doctor", "vfiopin doctor 0000:00:04.0 --size 1GiB"],
+            [address, size],
+            run =>
+            {
+                DoctorReport report = new Doctor(run.Environment.Kernel, run.Environment.Sysfs).Examine(run.Get(address), run.Get(size));
+                run.Show(report, ServiceJson.Default.DoctorReport, Show);
+                return report.Worst == FindingStatus.Failure ? Vfiopin.Failed : Vfiopin.Done;
+            });
+    }
+
+    private static void Show(DoctorReport report, TextView view)
+    {
+        foreach (Finding finding in report.Findings)
+        {
+            (string word, string color) = finding.Status switch
+            {
+                FindingStatus.Ok => ("ok     ", "green"),
+                FindingStatus.Warning => ("warning", "yellow"),
+                _ => ("failure", "red"),
+            };
+            view.Line(word, color, $"{finding.Subject}: {finding.Text}");
+            if (finding.Cure is not null)
+            {
+                view.Line($"         cure: {finding.Cure}");
+            }
+        }
+    }
+}
