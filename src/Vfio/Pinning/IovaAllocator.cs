@@ -69,12 +69,16 @@ public sealed class IovaAllocator
     /// <exception cref="InvalidOperationException">Part of it is free already, or was never valid.</exception>
     public void Release(IovaRange range)
     {
-        if (!_valid.Exists(v => v.Contains(range)))
+        foreach (IovaRange valid in _valid)
         {
-            throw new InvalidOperationException($"iova {range} was never handed out");
+            if (valid.Contains(range))
+            {
+                _free.Give(range.First.Value, range.Last.Value);
+                return;
+            }
         }
 
-        _free.Give(range.First.Value, range.Last.Value);
+        throw new InvalidOperationException($"iova {range} was never handed out");
     }
 
     /// <summary>Takes over new valid ranges, as they come when a group was attached; what is handed out stays handed out.</summary>

@@ -8,6 +8,7 @@ namespace Vfio;
 internal sealed class BufferLedger(string pool)
 {
     private const byte Pattern = 0xdb;
+    private const int Frames = 4;
     private readonly Lock _lock = new();
     private readonly Dictionary<ulong, string> _rented = [];
     private readonly Dictionary<ulong, string> _returned = [];
@@ -64,8 +65,14 @@ internal sealed class BufferLedger(string pool)
         }
     }
 
-    // The frames that led here, without the pool's own.
-    private static string Caller() => new StackTrace(2, fNeedFileInfo: false).ToString().Trim();
+    // The frames that led here, nearest first, without the pool's own.
+    private static string Caller()
+    {
+        IEnumerable<string> frames = new StackTrace(2, fNeedFileInfo: false).ToString()
+            .Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries)
+            .Where(f => !f.Contains($"{nameof(Vfio)}.{nameof(PinnedPool)}.", StringComparison.Ordinal)).Take(Frames);
+        return string.Join(" < ", frames.Select(f => f.StartsWith("at ", StringComparison.Ordinal) ? f[3..] : f));
+    }
 
     private LinuxException Misuse(in PinnedBuffer buffer, string cause, string cure) =>
         new("pool", Errno.EINVAL, $"{pool}: buffer at {buffer.Address}", cause, cure);

@@ -70,7 +70,22 @@ public sealed class PinnedPool : IDisposable
     }
 
     /// <summary>Bytes that are pinned for a device: all, or none with no device.</summary>
-    public ulong PinnedBytes => _pinner is null ? 0 : Length;
+    public ulong PinnedBytes
+    {
+        get
+        {
+            ulong sum = 0;
+            foreach (PoolSegment segment in Segments)
+            {
+                foreach (DmaMapping mapping in segment.Mappings)
+                {
+                    sum += mapping.Iova.Length;
+                }
+            }
+
+            return sum;
+        }
+    }
 
     /// <summary>Calls of VFIO_IOMMU_MAP_DMA that made its segments, those that were given back included.</summary>
     public long MapCalls { get; private set; }

@@ -1,0 +1,414 @@
+using Vfio.Linux;
+
+namespace Vfio.Tests;
+
+[TestClass]
+public sealed class PinnerTests(TestContext context)
+{
+    private const ulong Page = PinRig.Page;
+
+    private static readonly PinOptions BestEffort = new() { Policy = PinPolicy.BestEffort };
+
+    [TestMethod]
+    public void A_range_is_one_call_and_the_device_reaches_it_by_iova()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(512);
+        using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)]))
+        {
+            Assert.AreEqual(1, rig.Pinner.MapCalls);
+            Assert.IsTrue(registered.TryTranslate(memory.First + 5000, out Iova iova, out ulong contiguous));
+            Assert.AreEqual(memory.Length - 5000, contiguous);
+            Assert.IsTrue(rig.Device.WriteMemory(iova, [7, 8, 9]));
+            unsafe
+            {
+                Assert.AreEqual(8, ((byte*)memory.First.Value)[5001]);
+            }
+
+            Assert.IsFalse(registered.TryTranslate(memory.Last + 1, out _, out _));
+        }
+
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void Pinning_what_is_pinned_makes_no_call_and_the_last_release_unmaps()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(16);
+        RegisteredMemory all = rig.Pinner.Register([PinRig.ReadWrite(memory)]);
+        RegisteredMemory again = rig.Pinner.Register([new PinRange(HostRange.Of(memory.First + (4 * Page), Page), DmaAccess.Read)]);
+        Iova page = rig.Pinner.PinPage(memory.First + (5 * Page), DmaAccess.Write);
+        Assert.AreEqual(all.Mappings[0].Iova.First + (5 * Page), page);
+        Assert.AreEqual(1, rig.Pinner.MapCalls);
+        all.Dispose();
+        again.Dispose();
+        Assert.AreEqual(0, rig.Pinner.UnmapCalls);
+        Assert.AreEqual(16ul, rig.Kernel.LockedPages);
+        rig.Pinner.ReleasePage(memory.First + (5 * Page));
+        Assert.AreEqual(1, rig.Pinner.UnmapCalls);
+        rig.AssertNothingPinned();
+        all.Dispose();
+        Assert.ThrowsExactly<InvalidOperationException>(() => rig.Pinner.ReleasePage(memory.First));
+    }
+
+    [TestMethod]
+    public void What_is_partly_pinned_maps_only_the_rest()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(10);
+        using RegisteredMemory middle = rig.Pinner.Register([PinRig.ReadWrite(HostRange.Of(memory.First + (4 * Page), 2 * Page))]);
+        using (RegisteredMemory all = rig.Pinner.Register([PinRig.ReadWrite(memory)]))
+        {
+            Assert.AreEqual(3, rig.Pinner.MapCalls);
+            Assert.HasCount(3, all.Mappings);
+            Assert.AreEqual(10ul, rig.Kernel.LockedPages);
+        }
+
+        Assert.AreEqual(2ul, rig.Kernel.LockedPages);
+    }
+
+    [TestMethod]
+    public void More_access_than_what_is_pinned_has_is_refused_with_the_cure()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(4);
+        using RegisteredMemory reader = rig.Pinner.Register([new PinRange(memory, DmaAccess.Read)]);
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(memory)]));
+        Assert.Contains("the device may only Read there, not ReadWrite", e.Message);
+        Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.PinPage(memory.First, DmaAccess.Write));
+    }
+
+    [TestMethod]
+    [DataRow(1)]
+    [DataRow(2)]
+    [DataRow(3)]
+    [DataRow(5)]
+    [DataRow(7)]
+    [DataRow(64)]
+    [DataRow(100)]
+    [DataRow(129)]
+    public void One_bad_page_costs_no_more_than_twice_the_logarithm_wherever_it_is(int pages)
+    {
+        int most = (int)Math.Floor((2 * Math.Log2(pages)) + 2);
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(pages);
+        for (int bad = 0; bad < pages; bad++)
+        {
+            rig.Kernel.FailNothing();
+            rig.Kernel.FailMapsTouching(memory.First + ((ulong)bad * Page));
+            long before = rig.Pinner.MapCalls;
+            using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], BestEffort))
+            {
+                Assert.IsLessThanOrEqualTo(most, rig.Pinner.MapCalls - before, $"page {bad} of {pages}");
+                PinFailure failure = registered.Failures.Single();
+                Assert.AreEqual(HostRange.Of(memory.First + ((ulong)bad * Page), Page), failure.Host);
+                Assert.AreEqual(Errno.EFAULT, failure.Errno);
+                Assert.IsNotNull(failure.Cure);
+                Assert.AreEqual((ulong)pages - 1, rig.Kernel.LockedPages);
+            }
+
+            rig.AssertNothingPinned();
+        }
+    }
+
+    [TestMethod]
+    public void Random_bad_pages_leave_exactly_the_good_ones_pinned_within_the_bound()
+    {
+        Random random = Seed.Start(context);
+        for (int round = 0; round < 40; round++)
+        {
+            using var rig = new PinRig();
+            int pages = random.Next(1, 200);
+            HostRange memory = rig.Memory(pages);
+            var bad = new HashSet<int>();
+            for (int i = random.Next(0, 12); i > 0; i--)
+            {
+                if (bad.Add(random.Next(pages)))
+                {
+                    rig.Kernel.FailMapsTouching(memory.First + ((ulong)bad.Last() * Page));
+                }
+            }
+
+            using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], BestEffort))
+            {
+                double most = Math.Max(1, bad.Count * ((2 * Math.Log2(pages)) + 2));
+                Assert.IsLessThanOrEqualTo(most, rig.Pinner.MapCalls);
+                for (int p = 0; p < pages; p++)
+                {
+                    HostAddress page = memory.First + ((ulong)p * Page);
+                    bool isIn = registered.TryTranslate(page, out Iova iova, out _);
+                    Assert.AreEqual(!bad.Contains(p), isIn, $"page {p}");
+                    Assert.AreEqual(bad.Contains(p), registered.Failures.Any(f => f.Host.Contains(page)));
+                    Assert.IsTrue(!isIn || rig.Device.WriteMemory(iova, [1]));
+                }
+            }
+
+            rig.AssertNothingPinned();
+            rig.Kernel.FailNothing();
+            // Every IOVA came back: the same again is one call.
+            long before = rig.Pinner.MapCalls;
+            rig.Pinner.Register([PinRig.ReadWrite(memory)]).Dispose();
+            Assert.AreEqual(before + 1, rig.Pinner.MapCalls);
+        }
+    }
+
+    [TestMethod]
+    public void All_or_nothing_names_the_page_and_undoes_everything()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(64);
+        HostRange other = rig.Memory(8);
+        rig.Kernel.FailMapsTouching(memory.First + (33 * Page));
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(other), PinRig.ReadWrite(memory)]));
+        Assert.AreEqual(Errno.EFAULT, e.Errno);
+        Assert.Contains(HostRange.Of(memory.First + (33 * Page), Page).ToString(), e.Message);
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void Holes_and_read_only_pages_are_found_by_the_kernels_own_rules()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(32);
+        PinRig.Protect(memory.First + (3 * Page), Mman.PROT_NONE);
+        PinRig.Protect(memory.First + (20 * Page), Mman.PROT_READ);
+        using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], BestEffort))
+        {
+            CollectionAssert.AreEqual(
+                new[] { memory.First + (3 * Page), memory.First + (20 * Page) }, registered.Failures.Select(f => f.Host.First).ToArray());
+        }
+
+        using (RegisteredMemory registered = rig.Pinner.Register([new PinRange(memory, DmaAccess.Read)], BestEffort))
+        {
+            Assert.AreEqual(memory.First + (3 * Page), registered.Failures.Single().Host.First);
+        }
+
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void Entries_that_run_out_are_told_before_or_stop_the_work_and_are_never_exceeded()
+    {
+        using var rig = new PinRig(k => k.EntryLimit = 4);
+        HostRange memory = rig.Memory(16);
+        PinOptions grain = new() { Grain = Page };
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(memory)], grain));
+        Assert.AreEqual(Errno.ENOSPC, e.Errno);
+        Assert.Contains("16 entries needed, 4 entries there", e.Message);
+        Assert.AreEqual(0, rig.Pinner.MapCalls);
+        using (RegisteredMemory part = rig.Pinner.Register([PinRig.ReadWrite(memory)], grain with { Policy = PinPolicy.BestEffort }))
+        {
+            Assert.HasCount(4, part.Mappings);
+            Assert.AreEqual(5, rig.Pinner.MapCalls, "one call finds that there is no entry left, and none follows");
+            PinFailure failure = part.Failures.Single();
+            Assert.AreEqual((Errno.ENOSPC, 12 * Page), (failure.Errno, failure.Host.Length));
+        }
+
+        // A bad page splits a run into more entries than there are.
+        rig.Kernel.FailMapsTouching(memory.First + Page);
+        e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(rig.Memory(4)), PinRig.ReadWrite(memory)]));
+        Assert.AreEqual(Errno.EFAULT, e.Errno);
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void The_memlock_limit_is_told_before_or_found_with_few_calls()
+    {
+        using var rig = new PinRig(k => k.MemlockLimit = 100 * Page);
+        HostRange memory = rig.Memory(1000);
+        LinuxException unknown = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(memory)]));
+        Assert.AreEqual(Errno.ENOMEM, unknown.Errno);
+        rig.AssertNothingPinned();
+        long before = rig.Pinner.MapCalls;
+        using (RegisteredMemory part = rig.Pinner.Register([PinRig.ReadWrite(memory)], BestEffort))
+        {
+            Assert.AreEqual(100ul, rig.Kernel.LockedPages, "what fits is pinned");
+            Assert.AreEqual(900 * Page, part.Failures.Single().Host.Length);
+            Assert.IsLessThanOrEqualTo(22, rig.Pinner.MapCalls - before);
+        }
+
+        rig.Tell("/proc/self/limits", "Max locked memory         409600               409600               bytes     \n");
+        rig.Tell("/proc/self/status", "Name:\tx\nVmLck:\t       8 kB\nCapEff:\t0000000000000000\n");
+        before = rig.Pinner.MapCalls;
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(memory)]));
+        Assert.AreEqual(before, rig.Pinner.MapCalls, "found before anything was touched");
+        Assert.Contains("RLIMIT_MEMLOCK: 4000 KiB needed, 392 KiB there, 3608 KiB short", e.Message);
+        Assert.Contains("LimitMEMLOCK=4104192", e.Message);
+        Assert.Contains("prlimit --pid", e.Message);
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void A_fixed_iova_is_used_and_one_that_is_taken_is_refused()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(4);
+        HostRange other = rig.Memory(4);
+        var at = new Iova(0x1234_5000);
+        using RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], new PinOptions { At = at });
+        Assert.AreEqual(at, registered.Mappings[0].Iova.First);
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(
+            () => rig.Pinner.Register([PinRig.ReadWrite(other)], new PinOptions { At = at + Page }));
+        Assert.AreEqual(Errno.EEXIST, e.Errno);
+        Assert.Contains("choose another IOVA", e.Message);
+        Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(other)], new PinOptions { At = new Iova(0xfee0_0000) }));
+        Assert.AreEqual(1, rig.Pinner.EntriesUsed);
+    }
+
+    [TestMethod]
+    public void A_single_page_is_pinned_and_released_without_allocating()
+    {
+        using var descriptor = new FileDescriptor(new QuietKernel(), 3);
+        var pinner = new Pinner(new Type1Iommu(new QuietKernel(), descriptor));
+        var first = new HostAddress(0x7f00_0000_0000);
+        Round();
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        for (int i = 0; i < 10; i++)
+        {
+            Round();
+        }
+
+        Assert.AreEqual(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.AreEqual(11 * 2000, pinner.MapCalls);
+        Assert.AreEqual(0, pinner.EntriesUsed);
+
+        // Pages enough for many chunks of the table; each is pinned twice, and the second time makes no call.
+        void Round()
+        {
+            for (ulong p = 0; p < 2000; p++)
+            {
+                pinner.PinPage(first + (p * 2 * Page), DmaAccess.ReadWrite);
+                pinner.PinPage(first + (p * 2 * Page), DmaAccess.Read);
+            }
+
+            for (ulong p = 0; p < 2000; p++)
+            {
+                pinner.ReleasePage(first + (p * 2 * Page));
+                pinner.ReleasePage(first + (p * 2 * Page));
+            }
+        }
+    }
+
+    [TestMethod]
+    public void Random_registrations_agree_with_a_count_for_each_page()
+    {
+        Random random = Seed.Start(context);
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(128);
+        var held = new List<(RegisteredMemory Registered, int First, int Count)>();
+        var pages = new List<int>();
+        for (int step = 0; step < 1500; step++)
+        {
+            switch (random.Next(held.Count > 12 || pages.Count > 20 ? 2 : 4))
+            {
+                case 0 when held.Count > 0:
+                    int h = random.Next(held.Count);
+                    held[h].Registered.Dispose();
+                    held.RemoveAt(h);
+                    break;
+                case 1 when pages.Count > 0:
+                    int p = random.Next(pages.Count);
+                    rig.Pinner.ReleasePage(memory.First + ((ulong)pages[p] * Page));
+                    pages.RemoveAt(p);
+                    break;
+                case 2:
+                    int first = random.Next(128);
+                    int count = random.Next(1, 129 - first);
+                    PinOptions options = new() { Grain = random.Next(2) == 0 ? 0 : Page << random.Next(4) };
+                    held.Add((rig.Pinner.Register([PinRig.ReadWrite(HostRange.Of(memory.First + ((ulong)first * Page), (ulong)count * Page))], options), first, count));
+                    break;
+                default:
+                    int page = random.Next(128);
+                    pages.Add(page);
+                    rig.Pinner.PinPage(memory.First + ((ulong)page * Page), DmaAccess.ReadWrite);
+                    break;
+            }
+
+            var wanted = new HashSet<int>(pages);
+            foreach ((RegisteredMemory registered, int first, int count) in held)
+            {
+                for (int i = first; i < first + count; i++)
+                {
+                    wanted.Add(i);
+                    Assert.IsTrue(registered.TryTranslate(memory.First + ((ulong)i * Page), out _, out _));
+                }
+            }
+
+            IReadOnlyList<DmaMapping> live = rig.Pinner.Mappings();
+            Assert.HasCount(live.Count, rig.Kernel.Mappings);
+            foreach (int i in wanted)
+            {
+                Assert.IsTrue(live.Any(m => m.Host.Contains(memory.First + ((ulong)i * Page))), $"page {i} is wanted and not pinned");
+            }
+
+            // No mapping without a user: each holds at least one page that somebody wants.
+            foreach (DmaMapping mapping in live)
+            {
+                int from = (int)((mapping.Host.First - memory.First) / Page);
+                Assert.IsTrue(Enumerable.Range(from, (int)(mapping.Host.Length / Page)).Any(wanted.Contains), "a mapping that nobody uses");
+            }
+        }
+
+        held.ForEach(h => h.Registered.Dispose());
+        pages.ForEach(p => rig.Pinner.ReleasePage(memory.First + ((ulong)p * Page)));
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void Each_call_failing_in_turn_leaves_nothing_behind()
+    {
+        // Where the memory lies decides how many calls there are, so the sweep ends with the first run that no failure reached.
+        for (int n = 1; ; n++)
+        {
+            using var rig = new PinRig();
+            HostRange kept = rig.Memory(3);
+            using RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(kept)]);
+            rig.Kernel.FailAt(n, Errno.ENODEV);
+            LinuxException? failed = null;
+            try
+            {
+                Work(rig);
+            }
+            catch (LinuxException e)
+            {
+                failed = e;
+            }
+
+            rig.Kernel.FailNothing();
+            if (failed is null)
+            {
+                Assert.IsGreaterThan(8, n);
+                return;
+            }
+
+            Assert.AreEqual(Errno.ENODEV, failed.Errno);
+            Assert.StartsWith("VFIO_", failed.Message);
+            // An unmap that failed keeps its mapping, which can be released again; everything else is gone.
+            Assert.AreEqual(rig.Pinner.EntriesUsed, rig.Kernel.Mappings.Count);
+            foreach (RegisteredMemory left in Left)
+            {
+                left.Dispose();
+            }
+
+            Left.Clear();
+            Assert.AreEqual(1, rig.Pinner.EntriesUsed, $"call {n}");
+            Assert.AreEqual(3ul, rig.Kernel.LockedPages, $"call {n}");
+        }
+    }
+
+    private List<RegisteredMemory> Left { get; } = [];
+
+    private void Work(PinRig rig)
+    {
+        HostRange a = rig.Memory(8);
+        HostRange b = rig.Memory(8);
+        Left.Add(rig.Pinner.Register([PinRig.ReadWrite(a)], new PinOptions { Grain = 4 * Page }));
+        Left.Add(rig.Pinner.Register([PinRig.ReadWrite(b), PinRig.ReadWrite(a)]));
+        while (Left.Count > 0)
+        {
+            Left[^1].Dispose();
+            Left.RemoveAt(Left.Count - 1);
+        }
+    }
+}
