@@ -1,0 +1,109 @@
+/* The floor under vfiopin's pinning: VFIO_IOMMU_MAP_DMA called straight from C, page by page and as one range.
+ *
+ *   pin-raw /dev/vfio/GROUP
+ *
+ * Run in turn with `Vfio.Benchmarks map GROUP-DEVICE`, which prints the same lines: backing, pages, median ns of mapping
+ * the pages one by one (or - where that is left out), median ns of mapping them with one call.
+ * Build: gcc -O2 -static -o pin-raw pin-raw.c
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <linux/vfio.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, HUGE = 2 << 20, REGION = 64 << 20, REPEATS = 31 };
+static const unsigned long long IOVA = 0x10000000ull;
+static int container;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1e9 + t.tv_nsec;
+}
+
+static void fail(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static void map(char *address, unsigned long long iova, unsigned long size)
+{
+    struct vfio_iommu_type1_dma_map m = { .argsz = sizeof m, .flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+                                          .vaddr = (unsigned long)address, .iova = iova, .size = size };
+    if (ioctl(container, VFIO_IOMMU_MAP_DMA, &m)) fail("VFIO_IOMMU_MAP_DMA");
+}
+
+static void unmap(unsigned long long iova, unsigned long size)
+{
+    struct vfio_iommu_type1_dma_unmap u = { .argsz = sizeof u, .iova = iova, .size = size };
+    if (ioctl(container, VFIO_IOMMU_UNMAP_DMA, &u) || u.size != size) fail("VFIO_IOMMU_UNMAP_DMA");
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values)
+{
+    qsort(values, REPEATS, sizeof *values, ascending);
+    return values[REPEATS / 2];
+}
+
+static void cell(const char *backing, char *memory, int pages)
+{
+    double single[REPEATS], range[REPEATS];
+    for (int r = 0; r < REPEATS; r++) {
+        double begin = now();
+        if (pages <= 512) {
+            for (int i = 0; i < pages; i++) map(memory + (long)i * PAGE, IOVA + (long)i * PAGE, PAGE);
+            single[r] = now() - begin;
+            for (int i = 0; i < pages; i++) unmap(IOVA + (long)i * PAGE, PAGE);
+            begin = now();
+        }
+        map(memory, IOVA, (long)pages * PAGE);
+        range[r] = now() - begin;
+        unmap(IOVA, (long)pages * PAGE);
+    }
+    if (pages <= 512) printf("%s %d %.0f %.0f\n", backing, pages, median(single), median(range));
+    else printf("%s %d - %.0f\n", backing, pages, median(range));
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: pin-raw /dev/vfio/GROUP\n");
+        return 2;
+    }
+    container = open("/dev/vfio/vfio", O_RDWR);
+    int group = open(argv[1], O_RDWR);
+    if (container < 0 || group < 0 || ioctl(group, VFIO_GROUP_SET_CONTAINER, &container)
+        || ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU)) fail("open VFIO");
+
+    static const char *backings[] = { "4k", "thp", "hugetlb" };
+    static const int counts[] = { 1, 512, 16384 };
+    for (int kind = 0; kind < 3; kind++) {
+        int file = kind == 2 ? memfd_create("pin-raw", MFD_HUGETLB | MFD_HUGE_2MB) : -1;
+        if (kind == 2 && (file < 0 || ftruncate(file, REGION + HUGE))) fail("memfd_create");
+        char *raw = mmap(NULL, REGION + HUGE, PROT_READ | PROT_WRITE,
+                         kind == 2 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, file, 0);
+        if (raw == MAP_FAILED) fail("mmap");
+        char *memory = (char *)(((unsigned long)raw + HUGE - 1) & ~(HUGE - 1ul));
+        if (kind != 2) madvise(memory, REGION, kind == 1 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        memset(memory, 1, REGION);
+        for (int c = 0; c < 3; c++) cell(backings[kind], memory, counts[c]);
+        munmap(raw, REGION + HUGE);
+        if (file >= 0) close(file);
+    }
+    return 0;
+}
