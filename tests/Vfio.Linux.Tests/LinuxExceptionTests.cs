@@ -1,0 +1,22 @@
+namespace Vfio.Linux.Tests;
+
+[TestClass]
+public sealed class LinuxExceptionTests
+{
+    [TestMethod]
+    [DataRow("", null, null, "mmap: ENOMEM (12)")]
+    [DataRow("4096 bytes", null, null, "mmap: ENOMEM (12): 4096 bytes")]
+    [DataRow("4096 bytes", "no memory", null, "mmap: ENOMEM (12): 4096 bytes. Cause: no memory")]
+    [DataRow("4096 bytes", "no memory", "buy some", "mmap: ENOMEM (12): 4096 bytes. Cause: no memory. Cure: buy some")]
+    [DataRow("", null, "buy some", "mmap: ENOMEM (12). Cure: buy some")]
+    public void Message_is_whole_in_itself(string detail, string? cause, string? cure, string expected)
+    {
+        var e = new LinuxException("mmap", Errno.ENOMEM, detail, cause, cure);
+        Assert.AreEqual(expected, e.Message);
+        Assert.AreEqual(("mmap", Errno.ENOMEM, detail, cause, cure), (e.Call, e.Errno, e.Detail, e.Cause, e.Cure));
+    }
+
+    [TestMethod]
+    public void Number_without_a_name_is_shown_as_the_number() =>
+        Assert.AreEqual("ioctl: 133 (133)", new LinuxException("ioctl", (Errno)133, string.Empty).Message);
+}
