@@ -25,7 +25,8 @@ public sealed record MemlockLimit(ulong? Limit, ulong Used, bool Exempt)
     {
         sysfs ??= new Sysfs();
         string limits = sysfs.TryRead("/proc/self/limits") ?? string.Empty;
-        string status = sysfs.TryRead("/proc/self/status") ?? string.Empty;
+        // Capabilities are the calling thread's, and it is the calling thread that maps.
+        string status = sysfs.TryRead("/proc/thread-self/status") ?? sysfs.TryRead("/proc/self/status") ?? string.Empty;
         // "Max locked memory         8388608              8388608              bytes"
         string? soft = Fields(limits, "Max locked memory") is [var first, ..] ? first : null;
         ulong? limit = ulong.TryParse(soft, CultureInfo.InvariantCulture, out ulong bytes) ? bytes : null;

@@ -8,7 +8,11 @@ public sealed class PinnedPoolConcurrencyTests
 {
     private static PinnedPoolOptions Options(ulong size, bool isChecked = false) => new()
     {
-        Name = "test", Size = size, Backings = [MemoryBacking.Pages4KiB], BufferSize = 4096, Checked = isChecked,
+        Name = "test",
+        Size = size,
+        Backings = [MemoryBacking.Pages4KiB],
+        BufferSize = 4096,
+        Checked = isChecked,
     };
 
     [TestMethod]

@@ -9,7 +9,11 @@ public sealed class PinnedPoolDeviceTests
 
     private static PinnedPoolOptions Options(ulong size = 4 * MiB, ulong grain = 0) => new()
     {
-        Name = "test", Size = size, Backings = [MemoryBacking.Pages4KiB], BufferSize = 4096, Grain = grain,
+        Name = "test",
+        Size = size,
+        Backings = [MemoryBacking.Pages4KiB],
+        BufferSize = 4096,
+        Grain = grain,
     };
 
     [TestMethod]

@@ -117,4 +117,45 @@ public sealed class PinnedPoolTests
             }
         }
     }
+
+    [TestMethod]
+    public void As_a_memory_pool_it_lends_memory_that_goes_back_once()
+    {
+        using PinnedPool pool = PinnedPool.Create(Options());
+        using var memoryPool = new PinnedMemoryPool(pool);
+        Assert.AreEqual(4096, memoryPool.MaxBufferSize);
+        var owner = (PinnedMemoryOwner)memoryPool.Rent(100);
+        owner.Memory.Span.Fill(3);
+        Assert.AreEqual(3, owner.Buffer.Span[4095]);
+        using (System.Buffers.MemoryHandle handle = owner.Memory.Pin())
+        {
+            unsafe
+            {
+                Assert.AreEqual(owner.Buffer.Address.Value, (ulong)handle.Pointer);
+            }
+        }
+
+        Assert.AreEqual(1, pool.Use().Buffers);
+        ((IDisposable)owner).Dispose();
+        ((IDisposable)owner).Dispose();
+        Assert.AreEqual(0, pool.Use().Buffers);
+        Assert.ThrowsExactly<ObjectDisposedException>(() => owner.Buffer);
+        Assert.ThrowsExactly<ArgumentOutOfRangeException>(() => memoryPool.Rent(4097));
+    }
+
+    [TestMethod]
+    [DataRow(MemoryBacking.Pages4KiB)]
+    [DataRow(MemoryBacking.Transparent)]
+    public void What_pages_were_got_is_reported(MemoryBacking backing)
+    {
+        using PinnedPool pool = PinnedPool.Create(Options(size: 8 << 20, backing: backing) with { Node = 0 });
+        PoolSegment segment = pool.Segments[0];
+        Assert.AreEqual(0ul, segment.Address.Value % backing.PageSize());
+        Assert.AreEqual(backing, segment.Backing);
+        Assert.IsNotNull(segment.Placement);
+        Assert.AreEqual(4096ul, segment.Placement.PageSize);
+        Assert.IsTrue(backing == MemoryBacking.Transparent || segment.Placement.TransparentBytes == 0);
+        // A kernel without NUMA tells no nodes, and then took no wish either.
+        Assert.IsTrue(segment.NodeRefused != Errno.None || segment.Placement.NodeBytes[0] == segment.Length);
+    }
 }
