@@ -1,0 +1,94 @@
+namespace Vfio.VhostUser;
+
+/// <summary>The memory of one guest at one time: an immutable set of regions. A change of the memory table makes a new one;
+/// regions are unmapped only after a grace period.</summary>
+/// <remarks>Thread-safe. Does not own its regions.</remarks>
+public sealed class GuestMemory
+{
+    private readonly Area[] _byGuest;
+    private readonly GuestMemoryRegion[] _regions;
+
+    private GuestMemory(GuestMemoryRegion[] regions)
+    {
+        _regions = regions;
+        _byGuest = [.. regions.Select(r => new Area(r.Guest.Value, r.Length, r.Host.Value))];
+    }
+
+    /// <summary>No memory.</summary>
+    public static GuestMemory Empty { get; } = new([]);
+
+    /// <summary>The regions, by guest physical address.</summary>
+    public IReadOnlyList<GuestMemoryRegion> Regions => _regions;
+
+    /// <summary>Makes the set.</summary>
+    /// <param name="regions">The regions, in any order.</param>
+    /// <returns>The set.</returns>
+    /// <exception cref="VhostUserProtocolException">Two overlap, as the guest or as the front-end numbers them.</exception>
+    public static GuestMemory Of(IEnumerable<GuestMemoryRegion> regions)
+    {
+        GuestMemoryRegion[] sorted = [.. regions.OrderBy(r => r.Guest)];
+        for (int i = 0; i < sorted.Length; i++)
+        {
+            for (int j = i + 1; j < sorted.Length; j++)
+            {
+                if (sorted[i].Overlaps(sorted[j]))
+                {
+                    throw new VhostUserProtocolException($"memory regions {sorted[i]} and {sorted[j]} overlap");
+                }
+            }
+        }
+
+        return new GuestMemory(sorted);
+    }
+
+    /// <summary>Finds a range of the front-end's addresses here, in one piece.</summary>
+    /// <param name="address">Its first byte.</param>
+    /// <param name="length">Bytes, at least 1.</param>
+    /// <param name="host">Where it is.</param>
+    /// <returns>False when it is not wholly inside one region.</returns>
+    public bool TryFind(FrontendAddress address, ulong length, out HostAddress host)
+    {
+        foreach (GuestMemoryRegion region in _regions)
+        {
+            ulong offset = unchecked(address.Value - region.Frontend.Value);
+            if (offset < region.Length && length <= region.Length - offset)
+            {
+                host = region.Host + offset;
+                return true;
+            }
+        }
+
+        host = default;
+        return false;
+    }
+
+    // The last area that starts at or below the address holds it, or none does.
+    internal bool TryFind(GuestPhysicalAddress address, out Area found)
+    {
+        int low = 0;
+        int high = _byGuest.Length - 1;
+        while (low <= high)
+        {
+            int middle = (low + high) >>> 1;
+            if (_byGuest[middle].Guest <= address.Value)
+            {
+                low = middle + 1;
+            }
+            else
+            {
+                high = middle - 1;
+            }
+        }
+
+        found = high >= 0 ? _byGuest[high] : default;
+        return unchecked(address.Value - found.Guest) < found.Length;
+    }
+
+    /// <summary>A region as lookups want it.</summary>
+    internal readonly struct Area(ulong guest, ulong length, ulong host)
+    {
+        public readonly ulong Guest = guest;
+        public readonly ulong Length = length;
+        public readonly ulong Host = host;
+    }
+}

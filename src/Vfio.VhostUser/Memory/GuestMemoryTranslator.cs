@@ -1,0 +1,58 @@
+using System.Runtime.CompilerServices;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>Translates guest physical addresses by the memory table: the case without an IOMMU. The region of the last hit is
+/// tried first.</summary>
+/// <remarks>For one queue, while its memory does not change.</remarks>
+internal struct GuestMemoryTranslator : ITranslator
+{
+    private readonly GuestMemory _memory;
+    private GuestMemory.Area _last;
+
+    public GuestMemoryTranslator(GuestMemory memory)
+    {
+        _memory = memory;
+        _last = default;
+    }
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public TranslationStatus Translate(
+        BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable)
+    {
+        ulong offset = unchecked(address.Value - _last.Guest);
+        if (offset < _last.Length && length <= _last.Length - offset)
+        {
+            host = new HostAddress(unchecked(_last.Host + Bound(offset, _last.Length)));
+            usable = length;
+            return TranslationStatus.Translated;
+        }
+
+        return Find(address, length, out host, out usable);
+    }
+
+    // The offset when it is below the length, else 0, without a branch: the processor may run past the check with an offset that
+    // selects memory of ours. Both are below 2^63: no mapping is larger.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static ulong Bound(ulong offset, ulong length) =>
+        unchecked(offset & (ulong)((long)(offset - length) >> 63));
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private TranslationStatus Find(BusAddress address, uint length, out HostAddress host, out uint usable)
+    {
+        if (!_memory.TryFind(new GuestPhysicalAddress(address.Value), out GuestMemory.Area found))
+        {
+            host = default;
+            usable = 0;
+            return TranslationStatus.Denied;
+        }
+
+        _last = found;
+        ulong offset = Bound(address.Value - found.Guest, found.Length);
+        host = new HostAddress(found.Host + offset);
+        usable = (uint)Math.Min(length, found.Length - offset);
+        return TranslationStatus.Translated;
+    }
+}

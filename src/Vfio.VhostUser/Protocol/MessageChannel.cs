@@ -1,0 +1,133 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Vfio.Linux;
+
+namespace Vfio.VhostUser;
+
+/// <summary>Whole messages over a socket: header, payload and descriptors. Used by both sides.</summary>
+/// <remarks>One thread receives. Sends are whole messages and may come from several threads.</remarks>
+internal sealed class MessageChannel : IDisposable
+{
+    /// <summary>Larger than any message of the specification; a size beyond it is a broken peer, not a reason to allocate.</summary>
+    public const int MaxPayload = 4096;
+
+    private readonly UnixSocket _socket;
+    private readonly Lock _sending = new();
+    private readonly byte[] _payload = new byte[MaxPayload];
+    private readonly byte[] _send = new byte[Unsafe.SizeOf<MessageHeader>() + MaxPayload];
+
+    public MessageChannel(UnixSocket socket) => _socket = socket;
+
+    public UnixSocket Socket => _socket;
+
+    /// <summary>The header of the last message.</summary>
+    public MessageHeader Header { get; private set; }
+
+    /// <summary>The payload of the last message, until the next is received.</summary>
+    public ReadOnlySpan<byte> Payload => _payload.AsSpan(0, (int)Header.Size);
+
+    /// <summary>The descriptors of the last message; the next one closes what was not taken.</summary>
+    public ReceivedDescriptors Descriptors { get; } = new();
+
+    /// <summary>Waits for the next message.</summary>
+    /// <returns>False when the other end closed between two messages.</returns>
+    /// <exception cref="VhostUserProtocolException">It closed inside one, or what came is no message.</exception>
+    public bool Receive()
+    {
+        Descriptors.Dispose();
+        MessageHeader header = default;
+        if (!Fill(MemoryMarshal.AsBytes(new Span<MessageHeader>(ref header)), "a header", mayEnd: true))
+        {
+            return false;
+        }
+
+        if ((header.Flags & MessageHeader.VersionMask) != MessageHeader.Version)
+        {
+            throw new VhostUserProtocolException(
+                $"message {header.Request} has version {header.Flags & MessageHeader.VersionMask}, not 1");
+        }
+
+        if (header.Size > MaxPayload)
+        {
+            throw new VhostUserProtocolException(
+                $"message {header.Request} announces {header.Size} bytes; none has more than {MaxPayload}");
+        }
+
+        Fill(_payload.AsSpan(0, (int)header.Size), $"message {header.Request}", mayEnd: false);
+        if (Descriptors.Truncated)
+        {
+            throw new VhostUserProtocolException(
+                $"message {header.Request} came with descriptors that could not be received. " +
+                "Cause: this process has no more free (RLIMIT_NOFILE)");
+        }
+
+        Header = header;
+        return true;
+    }
+
+    /// <summary>Sends one message; waits for room.</summary>
+    public void Send(uint request, uint flags, ReadOnlySpan<byte> payload, params ReadOnlySpan<FileDescriptor> descriptors)
+    {
+        lock (_sending)
+        {
+            Errno errno = _socket.Send(Compose(request, flags, payload), descriptors);
+            if (errno != Errno.None)
+            {
+                throw new LinuxException("sendmsg", errno, $"message {request}");
+            }
+        }
+    }
+
+    /// <summary>Sends one message if there is room for it now.</summary>
+    public bool TrySend(uint request, uint flags, ReadOnlySpan<byte> payload)
+    {
+        lock (_sending)
+        {
+            return _socket.TrySend(Compose(request, flags, payload)) == Errno.None;
+        }
+    }
+
+    public void Dispose()
+    {
+        Descriptors.Dispose();
+        _socket.Dispose();
+    }
+
+    private ReadOnlySpan<byte> Compose(uint request, uint flags, ReadOnlySpan<byte> payload)
+    {
+        var header = new MessageHeader
+        {
+            Request = request,
+            Flags = flags | MessageHeader.Version,
+            Size = (uint)payload.Length,
+        };
+        MemoryMarshal.Write(_send, in header);
+        payload.CopyTo(_send.AsSpan(Unsafe.SizeOf<MessageHeader>()));
+        return _send.AsSpan(0, Unsafe.SizeOf<MessageHeader>() + payload.Length);
+    }
+
+    private bool Fill(Span<byte> buffer, string what, bool mayEnd)
+    {
+        for (int filled = 0; filled < buffer.Length;)
+        {
+            int received = _socket.Receive(buffer[filled..], Descriptors);
+            if (received > 0)
+            {
+                filled += received;
+                continue;
+            }
+
+            // A reset is how a peer's death looks when it had not read everything.
+            if (mayEnd && filled == 0 && received is 0 or -(int)Errno.ECONNRESET)
+            {
+                return false;
+            }
+
+            throw received < 0
+                ? new LinuxException("recvmsg", (Errno)(-received), what)
+                : new VhostUserProtocolException($"the connection ended after {filled} of {buffer.Length} bytes of {what}");
+        }
+
+        return true;
+    }
+}
