@@ -27,6 +27,26 @@ public sealed unsafe class EventFd : IDisposable
         _descriptor = descriptor;
     }
 
+    /// <summary>Takes over a descriptor that a peer sent, if it is an eventfd, and makes it non-blocking: a pipe, or an eventfd that
+    /// blocks, would let the peer hold up whoever signals it.</summary>
+    /// <param name="descriptor">The descriptor; closed when it is something else.</param>
+    /// <returns>The eventfd, or null.</returns>
+    public static EventFd? TryAdopt(FileDescriptor descriptor)
+    {
+        ArgumentNullException.ThrowIfNull(descriptor);
+        // fs/eventfd.c names its files so. No path can look the same: it would start with a slash.
+        string? kind = new FileInfo($"/proc/self/fd/{descriptor.Number}").LinkTarget;
+        int flags = LibC.fcntl(descriptor.Number, Fcntl.F_GETFL, 0);
+        if (kind == "anon_inode:[eventfd]" && flags >= 0
+            && LibC.fcntl(descriptor.Number, Fcntl.F_SETFL, flags | Fcntl.O_NONBLOCK) >= 0)
+        {
+            return new EventFd(descriptor);
+        }
+
+        descriptor.Dispose();
+        return null;
+    }
+
     /// <summary>The descriptor, to hand to the kernel or a peer.</summary>
     public FileDescriptor Descriptor => _descriptor;
 

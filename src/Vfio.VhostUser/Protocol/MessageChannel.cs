@@ -18,6 +18,8 @@ internal sealed class MessageChannel : IDisposable
 
     public MessageChannel(UnixSocket socket) => _socket = socket;
 
+    public MessageChannel(FileDescriptor socket) => _socket = new UnixSocket(socket);
+
     public UnixSocket Socket => _socket;
 
     /// <summary>The header of the last message.</summary>

@@ -1,0 +1,66 @@
+using Vfio.Linux;
+
+namespace Vfio.VhostUser;
+
+/// <summary>What a front-end has said about one ring so far.</summary>
+internal sealed class Vring(int index) : IDisposable
+{
+    public int Index { get; } = index;
+
+    public int Size { get; set; }
+
+    public VringAddresses? Addresses { get; set; }
+
+    public VringPosition Position { get; set; }
+
+    public EventFd? Kick { get; private set; }
+
+    public EventFd? Call { get; private set; }
+
+    public EventFd? Error { get; private set; }
+
+    /// <summary>Asked to start: SET_VRING_KICK came, or a kick in band.</summary>
+    public bool IsStarted { get; set; }
+
+    /// <summary>SET_VRING_ENABLE; matters only with VHOST_USER_F_PROTOCOL_FEATURES.</summary>
+    public bool IsEnabled { get; set; }
+
+    /// <summary>The device uses it.</summary>
+    public bool IsRunning { get; set; }
+
+    public void SetKick(EventFd? descriptor)
+    {
+        Kick?.Dispose();
+        Kick = descriptor;
+    }
+
+    public void SetCall(EventFd? descriptor)
+    {
+        Call?.Dispose();
+        Call = descriptor;
+    }
+
+    public void SetError(EventFd? descriptor)
+    {
+        Error?.Dispose();
+        Error = descriptor;
+    }
+
+    /// <summary>As before the front-end said anything. The device does not use it.</summary>
+    public void Reset()
+    {
+        Size = 0;
+        Addresses = null;
+        Position = default;
+        IsStarted = false;
+        IsEnabled = false;
+        Dispose();
+    }
+
+    public void Dispose()
+    {
+        SetKick(null);
+        SetCall(null);
+        SetError(null);
+    }
+}

@@ -1,0 +1,43 @@
+using Vfio.Linux;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>Everything about a ring that is started, checked and resolved. Immutable: a change stops the ring and starts it
+/// with another configuration.</summary>
+/// <remarks>The descriptors in it stay the session's, which closes them after the ring was stopped.</remarks>
+public sealed record VringConfiguration
+{
+    /// <summary>Which ring of the device, from 0.</summary>
+    public required int Index { get; init; }
+
+    /// <summary>Entries.</summary>
+    public required int Size { get; init; }
+
+    /// <summary>What was negotiated, with the bits of the device type.</summary>
+    public required VirtioFeatures Features { get; init; }
+
+    /// <summary>Where the ring is here.</summary>
+    public required RingAddresses Addresses { get; init; }
+
+    /// <summary>The memory that its buffers lie in.</summary>
+    public required GuestMemory Memory { get; init; }
+
+    /// <summary>Where it goes on.</summary>
+    public required VringPosition Position { get; init; }
+
+    /// <summary>False: buffers that the driver sends are discarded, none is given to it (vhost-user specification, "Ring states").</summary>
+    public required bool Enabled { get; init; }
+
+    /// <summary>Readable when the driver added buffers; null: it must be polled.</summary>
+    public EventFd? Kick { get; init; }
+
+    /// <summary>Tells the driver that buffers were used; null: it polls.</summary>
+    public VringCall? Call { get; init; }
+
+    /// <summary>Where writes to guest memory are logged; null: they are not.</summary>
+    public DirtyLog? Log { get; init; }
+
+    /// <summary>Where writes to the used ring are logged; null: they are not.</summary>
+    public GuestPhysicalAddress? UsedLogAddress { get; init; }
+}

@@ -1,0 +1,317 @@
+using Vfio.Linux;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>The rings of one session: what was said about each, and which of them the device uses. A ring runs once everything
+/// that it needs was said, in whatever order; what changes under it stops it first and starts it again.</summary>
+internal sealed class VringTable : IDisposable
+{
+    private readonly Vring[] _rings;
+    private readonly IVhostUserDevice _device;
+    private readonly Action<string> _log;
+    private DirtyLog? _dirtyLog;
+
+    public VringTable(IVhostUserDevice device, Action<string> log)
+    {
+        _device = device;
+        _log = log;
+        _rings = [.. Enumerable.Range(0, device.RingCount).Select(i => new Vring(i))];
+    }
+
+    public VirtioFeatures Features { get; private set; }
+
+    /// <summary>Changed only inside <see cref="WhileStopped"/>.</summary>
+    public GuestMemory Memory { get; set; } = GuestMemory.Empty;
+
+    /// <summary>Changed only inside <see cref="WhileStopped"/>.</summary>
+    public BackendChannel? BackendChannel { get; set; }
+
+    public bool HasInbandNotifications { get; set; }
+
+    private bool IsPacked => Features.HasFlag(VirtioFeatures.RingPacked);
+
+    public void SetFeatures(VirtioFeatures features) => WhileStopped(() => Features = features);
+
+    public void SetLog(FileDescriptor file, LogDescription description) => WhileStopped(() =>
+    {
+        DirtyLog? former = _dirtyLog;
+        _dirtyLog = DirtyLog.Map(file, new FileOffset(description.Offset), description.Size);
+        former?.Dispose();
+    });
+
+    public void SetSize(VringState state)
+    {
+        Vring ring = Stopped(state.Index, "SetVringNum");
+        // A packed ring's size need not be a power of two; which layout it is may be said later, and is checked at the start.
+        if (state.Number is 0 or > RingAddresses.MaxSize)
+        {
+            throw new VhostUserProtocolException($"ring {state.Index} cannot have {state.Number} entries");
+        }
+
+        ring.Size = (int)state.Number;
+        TryStart(ring);
+    }
+
+    public void SetAddresses(VringAddresses addresses)
+    {
+        Vring ring = At(addresses.Index);
+        Pause(ring);
+        ring.Addresses = addresses;
+        TryStart(ring);
+    }
+
+    public void SetBase(VringState state)
+    {
+        Vring ring = Stopped(state.Index, "SetVringBase");
+        ring.Position = VringPosition.FromBase(state.Number);
+    }
+
+    /// <summary>Stops a ring and says where.</summary>
+    public uint GetBase(uint index)
+    {
+        Vring ring = At(index);
+        Pause(ring);
+        // vhost-user specification, "Ring states": it starts again at the next kick, which needs a new eventfd or message.
+        ring.IsStarted = false;
+        ring.SetKick(null);
+        ring.SetCall(null);
+        return ring.Position.ToBase(Features);
+    }
+
+    public void SetEnabled(VringState state)
+    {
+        Vring ring = At(state.Index);
+        if (state.Number > 1)
+        {
+            throw new VhostUserProtocolException($"ring {state.Index} can be enabled with 1 or disabled with 0, not {state.Number}");
+        }
+
+        if (ring.IsEnabled != (state.Number == 1))
+        {
+            Pause(ring);
+            ring.IsEnabled = state.Number == 1;
+        }
+
+        TryStart(ring);
+    }
+
+    public void SetDescriptor(FrontendRequest request, int index, EventFd? descriptor)
+    {
+        Vring ring;
+        try
+        {
+            ring = At((uint)index);
+            Pause(ring);
+        }
+        catch
+        {
+            descriptor?.Dispose();
+            throw;
+        }
+
+        switch (request)
+        {
+            case FrontendRequest.SetVringKick:
+                ring.SetKick(descriptor);
+                ring.IsStarted = true;
+                break;
+            case FrontendRequest.SetVringCall:
+                ring.SetCall(descriptor);
+                break;
+            default:
+                ring.SetError(descriptor);
+                break;
+        }
+
+        TryStart(ring);
+    }
+
+    public void KickInBand(VringState state)
+    {
+        Vring ring = At(state.Index);
+        ring.IsStarted = true;
+        TryStart(ring);
+        if (ring.IsRunning)
+        {
+            _device.KickRing(ring.Index);
+        }
+    }
+
+    public void DisableAll()
+    {
+        foreach (Vring ring in _rings)
+        {
+            Pause(ring);
+            ring.IsEnabled = false;
+            TryStart(ring);
+        }
+    }
+
+    /// <summary>Back to the state before any ring was described.</summary>
+    public void Reset()
+    {
+        StopAll();
+        foreach (Vring ring in _rings)
+        {
+            ring.Reset();
+        }
+
+        Features = VirtioFeatures.None;
+    }
+
+    /// <summary>Changes something that running rings depend on.</summary>
+    public void WhileStopped(Action change)
+    {
+        foreach (Vring ring in _rings)
+        {
+            Pause(ring);
+        }
+
+        try
+        {
+            change();
+        }
+        finally
+        {
+            foreach (Vring ring in _rings)
+            {
+                TryRestart(ring);
+            }
+        }
+    }
+
+    public void StopAll()
+    {
+        foreach (Vring ring in _rings)
+        {
+            Pause(ring);
+            ring.IsStarted = false;
+        }
+    }
+
+    public void Dispose()
+    {
+        StopAll();
+        foreach (Vring ring in _rings)
+        {
+            ring.Dispose();
+        }
+
+        _dirtyLog?.Dispose();
+    }
+
+    private Vring At(uint index) => index < _rings.Length
+        ? _rings[index]
+        : throw new VhostUserProtocolException($"there is no ring {index}; the device has {_rings.Length}");
+
+    private Vring Stopped(uint index, string request)
+    {
+        Vring ring = At(index);
+        return ring.IsRunning
+            ? throw new VhostUserProtocolException($"{request} came for ring {index}, which runs")
+            : ring;
+    }
+
+    private void Pause(Vring ring)
+    {
+        if (ring.IsRunning)
+        {
+            ring.Position = _device.StopRing(ring.Index);
+            ring.IsRunning = false;
+        }
+    }
+
+    private void TryRestart(Vring ring)
+    {
+        try
+        {
+            TryStart(ring);
+        }
+        catch (VhostUserProtocolException e)
+        {
+            // Memory is taken away before rings are when a guest goes down: no reason to end the session.
+            _log($"ring {ring.Index} stays stopped: {e.Message}");
+        }
+    }
+
+    private void TryStart(Vring ring)
+    {
+        if (ring.IsRunning || !ring.IsStarted || ring.Size == 0 || ring.Addresses is not { } addresses
+            || Memory.Regions.Count == 0 || !Features.HasFlag(VirtioFeatures.Version1))
+        {
+            return;
+        }
+
+        RingAddresses resolved = Resolve(ring, addresses);
+        ring.Position = Resume(ring, resolved);
+        bool logs = _dirtyLog is not null && Features.HasFlag(VhostFeatures.LogAll);
+        _device.StartRing(new VringConfiguration
+        {
+            Index = ring.Index,
+            Size = ring.Size,
+            Features = Features,
+            Addresses = resolved,
+            Memory = Memory,
+            Position = ring.Position,
+            // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
+            Enabled = ring.IsEnabled || !Features.HasFlag(VhostFeatures.ProtocolFeatures),
+            Kick = ring.Kick,
+            Call = ring.Call is { } call ? new EventFdCall(call)
+                : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, ring.Index) : null,
+            Log = logs ? _dirtyLog : null,
+            UsedLogAddress = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? addresses.Log : null,
+        });
+        ring.IsRunning = true;
+    }
+
+    private RingAddresses Resolve(Vring ring, VringAddresses addresses)
+    {
+        if (!RingAddresses.IsValidSize(ring.Size, Features))
+        {
+            throw new VhostUserProtocolException(
+                $"ring {ring.Index} cannot have {ring.Size} entries: a split ring's number is a power of two");
+        }
+
+        var resolved = new RingAddresses(
+            Find(ring, "descriptors", addresses.Descriptor, RingAddresses.DescriptorBytes(ring.Size)),
+            Find(ring, "driver area", addresses.Available, RingAddresses.DriverBytes(ring.Size, Features)),
+            Find(ring, "device area", addresses.Used, RingAddresses.DeviceBytes(ring.Size, Features)));
+        return resolved.IsAligned(Features)
+            ? resolved
+            : throw new VhostUserProtocolException($"a part of ring {ring.Index} is not aligned: {addresses.Descriptor}, " +
+                $"{addresses.Available}, {addresses.Used}");
+    }
+
+    private HostAddress Find(Vring ring, string part, FrontendAddress address, uint length) =>
+        Memory.TryFind(address, length, out HostAddress host)
+            ? host
+            : throw new VhostUserProtocolException(
+                $"ring {ring.Index}: the {part} at {address}, {length} bytes, is not inside one memory region");
+
+    // A split ring itself says what was used. After a crash of an earlier back-end the front-end may not know, and this one uses
+    // buffers in order: all before the used index are done, all after it are to be done.
+    private unsafe VringPosition Resume(Vring ring, RingAddresses resolved)
+    {
+        if (IsPacked)
+        {
+            if ((ring.Position.Avail & 0x7FFF) >= ring.Size)
+            {
+                throw new VhostUserProtocolException(
+                    $"ring {ring.Index} cannot start at slot {ring.Position.Avail & 0x7FFF} of {ring.Size}");
+            }
+
+            return ring.Position;
+        }
+
+        // SAFETY: the device area was found whole and aligned. The driver may write it; any value is as good to us as another.
+        // ORDER: a single read of a 16-bit index, before any of the ring's other memory is looked at.
+        ushort used = Volatile.Read(ref ((ushort*)resolved.Device.Value)[1]);
+        if (used != ring.Position.Avail)
+        {
+            _log($"ring {ring.Index} goes on at its used index {used}, not at {ring.Position.Avail} as the front-end says");
+        }
+
+        return new VringPosition(used, used);
+    }
+}
