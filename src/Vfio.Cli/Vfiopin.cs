@@ -58,6 +58,7 @@ internal static class Vfiopin
         root.Subcommands.Add(DeviceVerbs.Build(verbs));
         root.Subcommands.Add(PoolVerbs.Build(verbs));
         root.Subcommands.Add(DoctorVerb.Build(verbs));
+        root.Subcommands.Add(VhostUserNetVerb.Build(verbs));
 
         HelpOption help = root.Options.OfType<HelpOption>().Single();
         help.Action = new HelpWithExamples((HelpAction)help.Action!, verbs.Examples);

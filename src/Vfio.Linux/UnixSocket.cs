@@ -77,6 +77,11 @@ public sealed unsafe class UnixSocket : IDisposable
         }
     }
 
+    /// <summary>A socket that this process was started with.</summary>
+    /// <param name="number">Its descriptor; owned from now on.</param>
+    /// <returns>The socket.</returns>
+    public static UnixSocket Inherited(int number) => new(new FileDescriptor(LinuxKernel.Instance, number));
+
     /// <summary>Two connected sockets.</summary>
     /// <returns>Both ends.</returns>
     /// <exception cref="LinuxException">socketpair(2) failed.</exception>

@@ -62,6 +62,26 @@ public sealed class GuestMemory
         return false;
     }
 
+    /// <summary>Finds out where the guest has a byte that lies here.</summary>
+    /// <param name="host">The byte.</param>
+    /// <param name="address">Its address for the guest.</param>
+    /// <returns>False when no region holds it.</returns>
+    public bool TryFind(HostAddress host, out GuestPhysicalAddress address)
+    {
+        foreach (GuestMemoryRegion region in _regions)
+        {
+            ulong offset = unchecked(host.Value - region.Host.Value);
+            if (offset < region.Length)
+            {
+                address = region.Guest + offset;
+                return true;
+            }
+        }
+
+        address = default;
+        return false;
+    }
+
     // The last area that starts at or below the address holds it, or none does.
     internal bool TryFind(GuestPhysicalAddress address, out Area found)
     {

@@ -29,11 +29,17 @@ public sealed record VringConfiguration
     /// <summary>False: buffers that the driver sends are discarded, none is given to it (vhost-user specification, "Ring states").</summary>
     public required bool Enabled { get; init; }
 
-    /// <summary>Readable when the driver added buffers; null: it must be polled.</summary>
+    /// <summary>Signalled when the driver added buffers; null: it is kicked by <see cref="IVhostUserDevice.KickRing"/>, or not at all.</summary>
     public EventFd? Kick { get; init; }
+
+    /// <summary>Nothing tells when the driver added buffers.</summary>
+    public bool MustPoll { get; init; }
 
     /// <summary>Tells the driver that buffers were used; null: it polls.</summary>
     public VringCall? Call { get; init; }
+
+    /// <summary>Tells the front-end that the ring is broken; null: nobody asked.</summary>
+    public VringCall? Error { get; init; }
 
     /// <summary>Where writes to guest memory are logged; null: they are not.</summary>
     public DirtyLog? Log { get; init; }

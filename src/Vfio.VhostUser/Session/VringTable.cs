@@ -257,13 +257,19 @@ internal sealed class VringTable : IDisposable
             // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
             Enabled = ring.IsEnabled || !Features.HasFlag(VhostFeatures.ProtocolFeatures),
             Kick = ring.Kick,
-            Call = ring.Call is { } call ? new EventFdCall(call)
-                : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, ring.Index) : null,
+            MustPoll = ring.Kick is null && !HasInbandNotifications,
+            Call = Signal(ring, ring.Call, BackendRequest.VringCall),
+            Error = Signal(ring, ring.Error, BackendRequest.VringErr),
             Log = logs ? _dirtyLog : null,
             UsedLogAddress = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? addresses.Log : null,
         });
         ring.IsRunning = true;
     }
+
+    // "It may however still be used to set an event file descriptor (which will be preferred over the message)."
+    private VringCall? Signal(Vring ring, EventFd? descriptor, BackendRequest request) =>
+        descriptor is not null ? new EventFdCall(descriptor)
+            : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, request, ring.Index) : null;
 
     private RingAddresses Resolve(Vring ring, VringAddresses addresses)
     {

@@ -13,6 +13,12 @@ public record struct NetHeader
     /// <summary>Bytes without either: the number of buffers is not there.</summary>
     public const int LegacyBytes = 10;
 
+    /// <summary>The <see cref="GsoKind"/> of TCP over IPv4.</summary>
+    public const byte GsoTcp4 = virtio_net.VIRTIO_NET_HDR_GSO_TCPV4;
+
+    /// <summary>The <see cref="GsoKind"/> of TCP over IPv6.</summary>
+    public const byte GsoTcp6 = virtio_net.VIRTIO_NET_HDR_GSO_TCPV6;
+
     /// <summary>VIRTIO_NET_HDR_F_ bits.</summary>
     public byte Flags { get; set; }
 
@@ -50,7 +56,7 @@ public record struct NetHeader
         {
             virtio_net.VIRTIO_NET_HDR_GSO_NONE => true,
             // virtio 1.3, 5.1.6.2.1: a segment needs its checksum finished, and a size.
-            virtio_net.VIRTIO_NET_HDR_GSO_TCPV4 or virtio_net.VIRTIO_NET_HDR_GSO_TCPV6 => NeedsChecksum && GsoSize != 0,
+            GsoTcp4 or GsoTcp6 => NeedsChecksum && GsoSize != 0,
             _ => false,
         };
         return checksum && gso;

@@ -1,0 +1,66 @@
+namespace Vfio.Linux;
+
+/// <summary>Lets one thread sleep until any of many descriptors is signalled. It never reads them: each signal wakes once
+/// (edge-triggered), so a descriptor that a peer owns too cannot make the thread block.</summary>
+/// <remarks>Adding and removing is thread-safe, also while the thread sleeps.</remarks>
+public sealed unsafe class EventWaiter : IDisposable
+{
+    private const int Batch = 16;
+
+    private readonly FileDescriptor _descriptor;
+
+    /// <summary>Makes one that watches nothing.</summary>
+    /// <exception cref="LinuxException">epoll_create1(2) failed.</exception>
+    public EventWaiter()
+    {
+        int result = LibC.epoll_create1(Epoll.EPOLL_CLOEXEC);
+        if (result < 0)
+        {
+            throw new LinuxException("epoll_create1", (Errno)LibC.errno, string.Empty);
+        }
+
+        _descriptor = new FileDescriptor(LinuxKernel.Instance, result);
+    }
+
+    /// <summary>Watches a descriptor; one that is signalled already wakes at once.</summary>
+    /// <param name="descriptor">The descriptor. It must be removed before it is closed, as its peer keeps it open.</param>
+    /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
+    public void Add(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_ADD, descriptor);
+
+    /// <summary>Watches it no longer.</summary>
+    /// <param name="descriptor">The descriptor.</param>
+    /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
+    public void Remove(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_DEL, descriptor);
+
+    /// <summary>Sleeps.</summary>
+    /// <param name="timeout">How long at most; <see cref="Timeout.InfiniteTimeSpan"/> for ever.</param>
+    /// <returns>How many descriptors were signalled, at most 16 at a time; 0 when the time ran out.</returns>
+    /// <exception cref="LinuxException">epoll_wait(2) failed.</exception>
+    public int Wait(TimeSpan timeout)
+    {
+        epoll_event* events = stackalloc epoll_event[Batch];
+        int milliseconds = timeout == Timeout.InfiniteTimeSpan ? -1 : (int)Math.Min(timeout.TotalMilliseconds, int.MaxValue);
+        // SAFETY: room for Batch events.
+        int result = LibC.epoll_wait(_descriptor.Number, events, Batch, milliseconds);
+        if (result < 0 && LibC.errno != (int)Errno.EINTR)
+        {
+            throw new LinuxException("epoll_wait", (Errno)LibC.errno, string.Empty);
+        }
+
+        return Math.Max(result, 0);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _descriptor.Dispose();
+
+    private void Control(int operation, FileDescriptor descriptor)
+    {
+        ArgumentNullException.ThrowIfNull(descriptor);
+        var wanted = new epoll_event { events = Epoll.EPOLLIN | Epoll.EPOLLET };
+        // SAFETY: a local.
+        if (LibC.epoll_ctl(_descriptor.Number, operation, descriptor.Number, &wanted) < 0)
+        {
+            throw new LinuxException("epoll_ctl", (Errno)LibC.errno, $"descriptor {descriptor.Number}");
+        }
+    }
+}

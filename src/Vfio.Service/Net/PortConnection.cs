@@ -1,0 +1,149 @@
+using Vfio.Linux;
+using Vfio.VhostUser;
+
+namespace Vfio.Service;
+
+/// <summary>The thread of one port that meets front-ends: it listens, or connects again and again, and runs one session after
+/// the other.</summary>
+internal sealed class PortConnection : IDisposable
+{
+    private static readonly TimeSpan RetryInterval = TimeSpan.FromMilliseconds(100);
+
+    private readonly NetPort _port;
+    private readonly NetPortOptions _options;
+    private readonly Action<string> _log;
+    private readonly UnixSocket? _listener;
+    private readonly Thread _thread;
+    private readonly Lock _change = new();
+    private readonly ManualResetEventSlim _stop = new();
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private VhostUserSession? _session;
+
+    /// <summary>Listens at once, so that a front-end may connect as soon as this returns; serves once <see cref="Start"/> is called.</summary>
+    public PortConnection(NetPort port, NetPortOptions options, Action<string> log)
+    {
+        _port = port;
+        _options = options;
+        _log = log;
+        _listener = options.SocketPath is { } path && !options.IsClient ? UnixSocket.Listen(path) : null;
+        _thread = new Thread(Run) { Name = $"vhost-user {port.Name}", IsBackground = true };
+    }
+
+    /// <summary>Completed when an inherited connection has ended: there will be no other.</summary>
+    public Task Ended => _ended.Task;
+
+    /// <summary>Sessions that were begun.</summary>
+    public int Sessions { get; private set; }
+
+    /// <summary>The session that runs now, or null.</summary>
+    public VhostUserSession? Session => Volatile.Read(ref _session);
+
+    public void Start() => _thread.Start();
+
+    public void Dispose()
+    {
+        _stop.Set();
+        _listener?.Shutdown();
+        lock (_change)
+        {
+            _session?.Close();
+        }
+
+        if (_thread.IsAlive)
+        {
+            _thread.Join();
+        }
+
+        _listener?.Dispose();
+        _stop.Dispose();
+    }
+
+    private void Run()
+    {
+        try
+        {
+            bool again = true;
+            while (again && !_stop.IsSet)
+            {
+                again = ServeNext() && _options.Descriptor is null;
+            }
+        }
+        catch (Exception e) when (e is LinuxException or TimeoutException)
+        {
+            // A poller that is stuck may hold pointers into the guest's memory, which therefore stays: no other session for this port.
+            _log($"{_port.Name}: given up: {e.Message}");
+        }
+        finally
+        {
+            _ended.TrySetResult();
+        }
+    }
+
+    private UnixSocket? Connect()
+    {
+        if (_options.Descriptor is { } number)
+        {
+            return UnixSocket.Inherited(number);
+        }
+
+        if (_listener is not null)
+        {
+            return _listener.Accept();
+        }
+
+        while (!_stop.IsSet)
+        {
+            if (UnixSocket.TryConnect(_options.SocketPath!, out Errno errno) is { } socket)
+            {
+                return socket;
+            }
+
+            if (errno is not (Errno.ENOENT or Errno.ECONNREFUSED or Errno.EAGAIN))
+            {
+                throw new LinuxException("connect", errno, _options.SocketPath!);
+            }
+
+            _stop.Wait(RetryInterval);
+        }
+
+        return null;
+    }
+
+    private bool ServeNext()
+    {
+        if (Connect() is not { } socket)
+        {
+            return false;
+        }
+
+        var session = new VhostUserSession(socket, _port, message => _log($"{_port.Name}: {message}"));
+        lock (_change)
+        {
+            Volatile.Write(ref _session, session);
+            if (_stop.IsSet)
+            {
+                session.Close();
+            }
+        }
+
+        Sessions++;
+        _log($"{_port.Name}: front-end connected");
+        try
+        {
+            session.Run();
+        }
+        finally
+        {
+            lock (_change)
+            {
+                Volatile.Write(ref _session, null);
+            }
+
+            // Throws where a poller is stuck, before any memory is unmapped.
+            session.Dispose();
+        }
+
+        _log($"{_port.Name}: front-end gone after {session.Messages} messages");
+        return true;
+    }
+}

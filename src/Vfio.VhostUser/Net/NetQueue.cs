@@ -1,0 +1,129 @@
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>One running ring of a network device: frames out of it or into it, a batch at a time.</summary>
+/// <remarks>For one thread at a time. No call waits, allocates, or throws for what the driver did.</remarks>
+public abstract class NetQueue
+{
+    private bool _mustCall;
+    private bool _reported;
+
+    private protected NetQueue(VringConfiguration ring, NetQueueCounters counters)
+    {
+        Ring = ring;
+        Counters = counters;
+        Queue = ring.Features.HasFlag(VirtioFeatures.RingPacked)
+            ? new PackedDeviceQueue(
+                ring.Size, ring.Addresses, ring.Features,
+                PackedPosition.FromRaw(ring.Position.Avail), PackedPosition.FromRaw(ring.Position.Used))
+            : new SplitDeviceQueue(ring.Size, ring.Addresses, ring.Features, ring.Position.Avail, ring.Position.Used);
+        Log = ring.Log is null ? null : new RingLog(ring);
+        // virtio 1.3, 5.1.6.1 "Legacy Interface: Device Operation".
+        HeaderLength = ring.Features.HasFlag(VirtioFeatures.Version1) || Has(NetFeatures.MrgRxbuf)
+            ? NetHeader.Bytes : NetHeader.LegacyBytes;
+    }
+
+    /// <summary>The ring.</summary>
+    public VringConfiguration Ring { get; }
+
+    /// <summary>What happened on it.</summary>
+    public NetQueueCounters Counters { get; }
+
+    /// <summary>What the driver did wrong; it stays, and the ring is dead until it is set up anew.</summary>
+    public RingError Error => Queue.Error;
+
+    /// <summary>Where in the ring that was.</summary>
+    public int ErrorPosition => Queue.ErrorPosition;
+
+    /// <summary>Where it stands.</summary>
+    public VringPosition Position => Queue switch
+    {
+        PackedDeviceQueue packed => new VringPosition(packed.NextAvail.Raw, packed.NextUsed.Raw),
+        SplitDeviceQueue split => new VringPosition(split.NextAvail, split.NextUsed),
+        _ => default,
+    };
+
+    private protected DeviceQueue Queue { get; }
+
+    private protected RingLog? Log { get; }
+
+    private protected int HeaderLength { get; }
+
+    /// <summary>Makes the queue for a ring that is to run.</summary>
+    /// <param name="ring">The ring.</param>
+    /// <param name="counters">Goes on counting.</param>
+    /// <returns>The queue.</returns>
+    public static NetQueue Create(VringConfiguration ring, NetQueueCounters counters)
+    {
+        ArgumentNullException.ThrowIfNull(ring);
+        return new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
+    }
+
+    /// <summary>Takes frames out of a transmit ring.</summary>
+    /// <param name="batch">Empty; filled.</param>
+    /// <returns>Buffers taken from the ring; more than frames where some were dropped.</returns>
+    public abstract int Dequeue(FrameBatch batch);
+
+    /// <summary>Takes buffers out of a transmit ring and drops what is in them.</summary>
+    /// <returns>How many.</returns>
+    public abstract int Discard();
+
+    /// <summary>Puts frames into a receive ring.</summary>
+    /// <param name="batch">The frames; those that fit, and those that no buffer of this ring can ever hold, are taken from it.</param>
+    /// <returns>Frames taken.</returns>
+    public abstract int Enqueue(FrameBatch batch);
+
+    /// <summary>Asks the driver to kick when there is more.</summary>
+    /// <returns>True when there is more already, or no kick will come.</returns>
+    public bool EnableNotifications()
+    {
+        bool more = Queue.EnableNotifications();
+        Log?.MarkUsed();
+        return more || Ring.MustPoll;
+    }
+
+    /// <summary>Tells the driver that kicks are not needed.</summary>
+    public void DisableNotifications()
+    {
+        Queue.DisableNotifications();
+        Log?.MarkUsed();
+    }
+
+    /// <summary>Tells the front-end about <see cref="Error"/>, the first time.</summary>
+    /// <returns>True the first time.</returns>
+    public bool TryReport()
+    {
+        if (_reported || Error == RingError.None)
+        {
+            return false;
+        }
+
+        _reported = true;
+        Ring.Error?.TrySignal();
+        return true;
+    }
+
+    /// <summary>Shows the driver what was used, and calls it if it wants that.</summary>
+    private protected void Publish()
+    {
+        bool mustCall = Queue.Publish();
+        Log?.MarkUsed();
+        if (mustCall || _mustCall)
+        {
+            Call();
+        }
+    }
+
+    private protected bool Has(NetFeatures feature) => ((ulong)Ring.Features & (ulong)feature) != 0;
+
+    private void Call()
+    {
+        if (Ring.Call is { } call)
+        {
+            // Without room the call is owed: the next batch makes it.
+            _mustCall = !call.TrySignal();
+            Counters.Calls += _mustCall ? 0 : 1;
+        }
+    }
+}

@@ -1,0 +1,326 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>The code of a network queue, compiled for each way of translating addresses.</summary>
+internal sealed unsafe class NetQueue<TTranslator> : NetQueue
+    where TTranslator : struct, ITranslator
+{
+    // SAFETY, for the whole class: segments are what the translator vouched for until the end of the batch; a frame's buffer
+    // belongs to the batch and holds Frame.MaxLength bytes. Lengths are our copies. The driver may change the bytes at any time: a
+    // frame's are moved, never interpreted in place, and its header is copied before it is checked.
+    private const int Batch = FrameBatch.Capacity;
+
+    // A frame of 64 KiB over buffers of a page or less.
+    private const int MostChains = 4 * Batch;
+    private const int MostSegments = 2048;
+
+    // As bytes of a header: a plain frame in one buffer.
+    private const ulong PlainLow = 0;
+    private const uint PlainHigh = 1u << 16;
+
+    private readonly DescriptorChain[] _chains = new DescriptorChain[MostChains];
+    private readonly UsedChain[] _used = new UsedChain[MostChains];
+    private readonly HostSegment[] _segments = new HostSegment[MostSegments];
+    private readonly bool _readsHeader;
+    private readonly bool _merges;
+    private TTranslator _translator;
+
+    public NetQueue(VringConfiguration ring, NetQueueCounters counters, TTranslator translator)
+        : base(ring, counters)
+    {
+        _translator = translator;
+        _readsHeader = Has(NetFeatures.Csum);
+        _merges = Has(NetFeatures.MrgRxbuf);
+    }
+
+    public override int Dequeue(FrameBatch batch)
+    {
+        int count = Queue.Peek(ref _translator, _chains.AsSpan(0, Batch), _segments);
+        if (count == 0)
+        {
+            return 0;
+        }
+
+        // The payloads were last written on another processor: all are on their way before the first is waited for.
+        ReadOnlySpan<DescriptorChain> chains = _chains.AsSpan(0, count);
+        foreach (ref readonly DescriptorChain chain in chains)
+        {
+            ref readonly HostSegment first = ref _segments[chain.First];
+            Prefetch(first.Length > HeaderLength || chain.ReadableCount < 2
+                ? first.Base + HeaderLength : _segments[chain.First + 1].Base);
+        }
+
+        long bytes = 0;
+        Span<UsedChain> used = _used.AsSpan(0, count);
+        for (int i = 0; i < count; i++)
+        {
+            ref readonly DescriptorChain chain = ref chains[i];
+            used[i] = chain.Used(0);
+            bytes += Take(in chain, batch);
+        }
+
+        Queue.Consume(chains);
+        Queue.CompleteReadOnly(used);
+        Publish();
+        Counters.Frames += batch.Count;
+        Counters.Bytes += bytes;
+        Counters.Bursts++;
+        return count;
+    }
+
+    public override int Discard()
+    {
+        int count = Queue.Peek(ref _translator, _chains.AsSpan(0, Batch), _segments);
+        if (count != 0)
+        {
+            for (int i = 0; i < count; i++)
+            {
+                _used[i] = _chains[i].Used(0);
+            }
+
+            Queue.Consume(_chains.AsSpan(0, count));
+            Queue.CompleteReadOnly(_used.AsSpan(0, count));
+            Publish();
+            Counters.DroppedDisabled += count;
+        }
+
+        return count;
+    }
+
+    public override int Enqueue(FrameBatch batch)
+    {
+        int before = batch.Count;
+        int wanted = before;
+        long bytes = 0;
+        int frames = 0;
+        while (batch.Count != 0)
+        {
+            int count = Queue.Peek(ref _translator, _chains.AsSpan(0, wanted), _segments);
+            Span<DescriptorChain> chains = _chains.AsSpan(0, count);
+            foreach (ref readonly DescriptorChain chain in chains)
+            {
+                Prefetch(_segments[chain.First].Base);
+            }
+
+            int taken = 0;
+            int left = batch.Count;
+            foreach (ref readonly Frame frame in batch.Frames)
+            {
+                int used = Put(in frame, chains[taken..], _used.AsSpan(taken));
+                if (used < 0)
+                {
+                    break;
+                }
+
+                if (used != 0)
+                {
+                    frames++;
+                    bytes += frame.Length;
+                }
+
+                taken += used;
+                left--;
+            }
+
+            batch.Take(batch.Count - left);
+            Queue.Consume(chains[..taken]);
+            Queue.Complete(_used.AsSpan(0, taken));
+            // Fewer than asked for: the ring is empty. All used: large frames need more than a buffer each.
+            if (left == 0 || count < wanted || (taken == 0 && wanted == MostChains))
+            {
+                break;
+            }
+
+            wanted = MostChains;
+        }
+
+        Log?.Flush();
+        Publish();
+        Counters.Frames += frames;
+        Counters.Bytes += bytes;
+        Counters.Bursts += frames != 0 ? 1 : 0;
+        return before - batch.Count;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch(byte* address)
+    {
+        if (Sse.IsSupported)
+        {
+            Sse.Prefetch0(address);
+        }
+    }
+
+    // Copies a chain's frame into the batch, and says how long it is; 0 when it was dropped.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private int Take(in DescriptorChain chain, FrameBatch batch)
+    {
+        // Below the smallest frame this wraps, and is no small number.
+        ulong beyond = unchecked(chain.ReadableLength - (uint)(HeaderLength + Frame.MinLength));
+        if (_readsHeader || chain.ReadableCount != 1 || beyond > Frame.MaxLength - Frame.MinLength)
+        {
+            return TakeSlowly(in chain, batch);
+        }
+
+        ref readonly HostSegment first = ref _segments[chain.First];
+        int length = Frame.MinLength + (int)beyond;
+        HostAddress next = batch.Next;
+        Unsafe.CopyBlockUnaligned((byte*)next.Value, first.Base + HeaderLength, (uint)length);
+        batch.Add(new Frame(next, length, default));
+        return length;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private int TakeSlowly(in DescriptorChain chain, FrameBatch batch)
+    {
+        if (chain.ReadableLength < (ulong)(HeaderLength + Frame.MinLength)
+            || chain.ReadableLength > (ulong)(HeaderLength + Frame.MaxLength))
+        {
+            Counters.DroppedLength++;
+            return 0;
+        }
+
+        int length = (int)chain.ReadableLength - HeaderLength;
+        var source = new SegmentCursor(chain.Readable(_segments));
+        NetHeader header = default;
+        source.Read((byte*)&header, HeaderLength);
+        // Without VIRTIO_NET_F_CSUM the header says nothing (virtio 1.3, 5.1.6.2.1).
+        header = _readsHeader ? header : default;
+        if (!header.IsValidFor(length))
+        {
+            Counters.DroppedHeader++;
+            return 0;
+        }
+
+        HostAddress next = batch.Next;
+        source.Read((byte*)next.Value, length);
+        batch.Add(new Frame(next, length, header));
+        return length;
+    }
+
+    // Copies a frame into chains. Returns how many it took: 0 when it was dropped, -1 when there are not enough.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private int Put(in Frame frame, ReadOnlySpan<DescriptorChain> chains, Span<UsedChain> used)
+    {
+        if (chains.IsEmpty)
+        {
+            return -1;
+        }
+
+        ref readonly DescriptorChain chain = ref chains[0];
+        uint needed = (uint)(HeaderLength + frame.Length);
+        ref readonly HostSegment first = ref _segments[chain.First];
+        if (chain.ReadableCount != 0 || first.Length < needed || frame.Header != default || HeaderLength != NetHeader.Bytes
+            || Log is not null)
+        {
+            return PutSlowly(in frame, chains, used);
+        }
+
+        // Most headers stand there already, from the buffer's last use: reading leaves the line shared, writing would take it away
+        // from the driver's processor.
+        byte* target = first.Base;
+        if (*(ulong*)target != PlainLow)
+        {
+            *(ulong*)target = PlainLow;
+        }
+
+        if (*(uint*)(target + sizeof(ulong)) != PlainHigh)
+        {
+            *(uint*)(target + sizeof(ulong)) = PlainHigh;
+        }
+
+        Unsafe.CopyBlockUnaligned(target + NetHeader.Bytes, frame.Base, (uint)frame.Length);
+        used[0] = chain.Used(needed);
+        return 1;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private int PutSlowly(in Frame frame, ReadOnlySpan<DescriptorChain> chains, Span<UsedChain> used)
+    {
+        NetHeader header = frame.Header;
+        if (!CanOffload(in frame, ref header))
+        {
+            Counters.DroppedOffload++;
+            return 0;
+        }
+
+        ulong needed = (ulong)(HeaderLength + frame.Length);
+        ulong room = 0;
+        int count = 0;
+        while (room < needed && count < chains.Length && (count == 0 || _merges))
+        {
+            room += chains[count++].WritableLength;
+        }
+
+        if (room < needed)
+        {
+            // More buffers may come, but never more than the ring has.
+            bool never = !_merges || count >= Math.Min(MostChains, Ring.Size);
+            Counters.DroppedTooLarge += never ? 1 : 0;
+            return never ? 0 : -1;
+        }
+
+        // virtio 1.3, 5.1.6.4.1: 1 without MRG_RXBUF.
+        header.BufferCount = (ushort)count;
+        int done = -HeaderLength;
+        for (int i = 0; i < count; i++)
+        {
+            uint written = (uint)Math.Min(chains[i].WritableLength, (ulong)(frame.Length - done));
+            var target = new SegmentCursor(chains[i].Writable(_segments));
+            uint rest = written;
+            if (done < 0)
+            {
+                // virtio 1.3, 5.1.6.3.2: a buffer has room for the header, but who believes that.
+                uint part = Math.Min(rest, (uint)-done);
+                target.Write((byte*)&header + (HeaderLength + done), (int)part);
+                done += (int)part;
+                rest -= part;
+            }
+
+            if (rest != 0)
+            {
+                target.Write(frame.Base + done, (int)rest);
+                done += (int)rest;
+            }
+
+            used[i] = chains[i].Used(written);
+            LogWritten(chains[i].Writable(_segments), written);
+        }
+
+        return count;
+    }
+
+    private void LogWritten(ReadOnlySpan<HostSegment> segments, uint written)
+    {
+        for (int i = 0; Log is not null && written != 0 && i < segments.Length; i++)
+        {
+            uint part = Math.Min(written, segments[i].Length);
+            Log.Add(segments[i].Address, part);
+            written -= part;
+        }
+    }
+
+    // virtio 1.3, 5.1.6.4.1: what the driver did not offer to take, it is not given. A checksum can be finished here.
+    private bool CanOffload(in Frame frame, ref NetHeader header)
+    {
+        if (header.GsoKind != 0 && !TakesSegments(header))
+        {
+            return false;
+        }
+
+        if (header.NeedsChecksum && !Has(NetFeatures.GuestCsum))
+        {
+            InternetChecksum.Finish(frame.Span, header.ChecksumStart, header.ChecksumOffset);
+            header = default;
+        }
+
+        return true;
+    }
+
+    private bool TakesSegments(NetHeader header) =>
+        Has(header.GsoKind == NetHeader.GsoTcp4 ? NetFeatures.GuestTso4 : NetFeatures.GuestTso6)
+        && (header.GsoKind == header.GsoType || Has(NetFeatures.GuestEcn));
+}

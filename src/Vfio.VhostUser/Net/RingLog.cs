@@ -1,0 +1,89 @@
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>Logs what one ring's device writes, for migration. Marks are gathered for a batch and set together: neighbouring
+/// buffers share words of the log, and often pages.</summary>
+internal sealed class RingLog
+{
+    private const int CacheSize = 32;
+
+    private readonly VringConfiguration _ring;
+    private readonly DirtyLog _log;
+    private readonly (GuestPhysicalAddress First, GuestPhysicalAddress Last)[] _pending =
+        new (GuestPhysicalAddress, GuestPhysicalAddress)[CacheSize];
+    private readonly (GuestPhysicalAddress Address, ulong Length)[] _used;
+    private int _count;
+
+    public RingLog(VringConfiguration ring)
+    {
+        _ring = ring;
+        _log = ring.Log!;
+        _used = [.. UsedAreas(ring)];
+    }
+
+    /// <summary>Notes that a piece of guest memory was written.</summary>
+    public void Add(HostAddress address, uint length)
+    {
+        if (length == 0 || !_ring.Memory.TryFind(address, out GuestPhysicalAddress first))
+        {
+            return;
+        }
+
+        GuestPhysicalAddress last = first + (length - 1);
+        if (_count != 0)
+        {
+            ref (GuestPhysicalAddress First, GuestPhysicalAddress Last) previous = ref _pending[_count - 1];
+            if (first.Value / DirtyLog.PageSize >= previous.First.Value / DirtyLog.PageSize
+                && first.Value / DirtyLog.PageSize <= (previous.Last.Value / DirtyLog.PageSize) + 1)
+            {
+                previous.Last = last > previous.Last ? last : previous.Last;
+                return;
+            }
+        }
+
+        if (_count == CacheSize)
+        {
+            Flush();
+        }
+
+        _pending[_count++] = (first, last);
+    }
+
+    /// <summary>Marks everything noted. All of it was written; the driver has not been told yet.</summary>
+    public void Flush()
+    {
+        for (int i = 0; i < _count; i++)
+        {
+            _log.Mark(_pending[i].First, _pending[i].Last - _pending[i].First + 1);
+        }
+
+        _count = 0;
+    }
+
+    /// <summary>Marks the parts of the ring that the device writes, all of them: they are a few pages.</summary>
+    public void MarkUsed()
+    {
+        foreach ((GuestPhysicalAddress address, ulong length) in _used)
+        {
+            _log.Mark(address, length);
+        }
+    }
+
+    // "log_guest_addr should be used to calculate the log offset" of the used ring. For a packed ring nothing says what that
+    // address covers, while the device writes the descriptor ring as well: those pages are marked by where they are.
+    private static IEnumerable<(GuestPhysicalAddress Address, ulong Length)> UsedAreas(VringConfiguration ring)
+    {
+        if (ring.UsedLogAddress is not { } used)
+        {
+            yield break;
+        }
+
+        yield return (used, RingAddresses.DeviceBytes(ring.Size, ring.Features));
+        if (ring.Features.HasFlag(VirtioFeatures.RingPacked)
+            && ring.Memory.TryFind(ring.Addresses.Descriptors, out GuestPhysicalAddress descriptors))
+        {
+            yield return (descriptors, RingAddresses.DescriptorBytes(ring.Size));
+        }
+    }
+}
