@@ -16,7 +16,7 @@ internal static unsafe partial class LibC
 }
 
 // Packed on x86-64 only, where the kernel keeps the layout of 32-bit programs.
-[Header("sys/epoll.h")]
+[Header("linux/eventpoll.h")]
 [StructLayout(LayoutKind.Sequential, Pack = 1)]
 internal struct epoll_event
 {
@@ -24,7 +24,7 @@ internal struct epoll_event
     public ulong data;
 }
 
-[Header("sys/epoll.h")]
+[Header("linux/eventpoll.h")]
 internal static class Epoll
 {
     public const int EPOLL_CLOEXEC = 0x80000;
