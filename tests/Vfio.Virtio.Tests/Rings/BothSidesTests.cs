@@ -24,7 +24,7 @@ public sealed class BothSidesTests
     [TestMethod]
     public void Indices_wrap_at_65536()
     {
-        foreach (VirtioFeatures features in RingPair.AllFeatures)
+        foreach (VirtioFeatures features in RingPair.AllFeatures.Where(f => !f.HasFlag(VirtioFeatures.RingIndirectDesc)))
         {
             Run(features, features.HasFlag(VirtioFeatures.RingPacked) ? 13 : 16, steps: 0, Random.Shared.Next(), least: 66_000);
         }
