@@ -53,11 +53,6 @@ internal sealed class Invocation : IDisposable
             environment.Error.WriteLine($"vfiopin: {e.Message}");
             return Vfiopin.Usage;
         }
-        catch (LinuxException e)
-        {
-            invocation.ShowError(ErrorData.Of(e), e.Message);
-            return Vfiopin.Failed;
-        }
         catch (OperationCanceledException)
         {
             environment.Error.WriteLine("vfiopin: interrupted; what had begun was undone");
@@ -65,7 +60,7 @@ internal sealed class Invocation : IDisposable
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            invocation.ShowError(null, e.Message);
+            invocation.ShowError(ErrorData.Of(e), e.Message);
             return Vfiopin.Failed;
         }
     }
@@ -98,9 +93,11 @@ internal sealed class Invocation : IDisposable
         });
     }
 
-    /// <summary>Prints a result: as JSON, or as the text that <paramref name="text"/> makes of it.</summary>
-    public void Show<T>(T value, JsonTypeInfo<T> json, Action<T, TextView> text)
+    /// <summary>Prints a result: as JSON, or as the text that <paramref name="text"/> makes of it; on standard error where
+    /// standard output carries data.</summary>
+    public void Show<T>(T value, JsonTypeInfo<T> json, Action<T, TextView> text, bool toError = false)
     {
+        TextWriter output = toError ? Environment.Error : Environment.Out;
         if (Json)
         {
             using var stream = new MemoryStream();
@@ -109,11 +106,11 @@ internal sealed class Invocation : IDisposable
                 JsonSerializer.Serialize(writer, value, json);
             }
 
-            Environment.Out.WriteLine(System.Text.Encoding.UTF8.GetString(stream.GetBuffer(), 0, (int)stream.Length));
+            output.WriteLine(System.Text.Encoding.UTF8.GetString(stream.GetBuffer(), 0, (int)stream.Length));
         }
         else
         {
-            text(value, new TextView(Environment.Out, Environment.OutIsTerminal));
+            text(value, new TextView(output, toError ? Environment.ErrorIsTerminal : Environment.OutIsTerminal));
         }
     }
 

@@ -57,6 +57,7 @@ internal static class Vfiopin
         root.Subcommands.Add(DaemonVerb.Build(verbs));
         root.Subcommands.Add(DeviceVerbs.Build(verbs));
         root.Subcommands.Add(PoolVerbs.Build(verbs));
+        root.Subcommands.Add(BlkVerbs.Build(verbs));
         root.Subcommands.Add(DoctorVerb.Build(verbs));
         root.Subcommands.Add(VhostUserNetVerb.Build(verbs));
 

@@ -174,9 +174,14 @@ public sealed class Engine : IDisposable
     internal PoolInfo ChangePool(string name, string what, Action<PinnedPool> change)
     {
         EnginePool pool = GetPool(name);
-        using (pool.Use(what))
+        Action end = pool.Use(what);
+        try
         {
             change(pool.Pool);
+        }
+        finally
+        {
+            end();
         }
 
         return PoolInfo.Of(pool);

@@ -16,6 +16,9 @@ public static class Operations
         PoolOperations.Grow,
         PoolOperations.Shrink,
         PoolOperations.Destroy,
+        BlockOperations.Info,
+        BlockOperations.Read,
+        BlockOperations.Write,
     ];
 
     // Below All, which it is made from: static initialisers run in the order of the text.

@@ -22,4 +22,8 @@ namespace Vfio.Service;
 [JsonSerializable(typeof(PoolInfo[]))]
 [JsonSerializable(typeof(PoolName))]
 [JsonSerializable(typeof(PoolChange))]
+[JsonSerializable(typeof(BlockQuery))]
+[JsonSerializable(typeof(BlockInfo))]
+[JsonSerializable(typeof(BlockTransferRequest))]
+[JsonSerializable(typeof(BlockTransferResult))]
 public sealed partial class ServiceJson : JsonSerializerContext;

@@ -14,12 +14,16 @@ public sealed class VirtioException : IOException
         : base($"virtio {device}: {what}" + (cause is null ? null : $". Cause: {cause}") + (cure is null ? null : $". Cure: {cure}"))
     {
         Device = device;
+        What = what;
         Cause = cause;
         Cure = cure;
     }
 
     /// <summary>The device.</summary>
     public PciAddress Device { get; }
+
+    /// <summary>What happened.</summary>
+    public string What { get; }
 
     /// <summary>Why, or null where that is not known.</summary>
     public string? Cause { get; }

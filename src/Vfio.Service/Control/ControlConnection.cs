@@ -15,7 +15,7 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
     private readonly Lock _gate = new();
     private readonly Lock _sending = new();
     private readonly List<Call> _calls = [];
-    private readonly Stack<IDisposable> _held = [];
+    private readonly Stack<Action> _held = [];
     private bool _ended;
     private bool _closed;
 
@@ -67,9 +67,9 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
     private void End()
     {
         CancelAndWait();
-        while (_held.TryPop(out IDisposable? held))
+        while (_held.TryPop(out Action? atEnd))
         {
-            held.Dispose();
+            atEnd();
         }
     }
 
@@ -195,7 +195,7 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
 
             SendResult(request.Id, result.WrittenSpan, context.Answered);
         }
-        catch (LinuxException e)
+        catch (IOException e) when (ErrorData.Of(e) is not null)
         {
             server.Log($"client {Who}: {operation.Method}: {e.Message}");
             SendError(request.Id, RpcError.Failed, e.Message, ErrorData.Of(e));
@@ -227,18 +227,18 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
         }
     }
 
-    private void Hold(IDisposable thing)
+    private void Hold(Action atEnd)
     {
         lock (_gate)
         {
             if (!_ended)
             {
-                _held.Push(thing);
+                _held.Push(atEnd);
                 return;
             }
         }
 
-        thing.Dispose();
+        atEnd();
         throw new OperationCanceledException("the client is gone");
     }
 

@@ -21,8 +21,9 @@ public sealed class OperationContext
     /// operation they stay the engine's; a client owns those that it received.</summary>
     public IReadOnlyList<FileDescriptor> Answered => _answered;
 
-    /// <summary>Takes what must be disposed when the caller's session ends, such as the use of a pool.</summary>
-    public Action<IDisposable>? Hold { get; init; }
+    /// <summary>Takes what must be done when the caller's session ends, such as ending the use of a pool. Null where sessions do
+    /// not end by themselves.</summary>
+    public Action<Action>? Hold { get; init; }
 
     /// <summary>Hands a descriptor back.</summary>
     /// <param name="descriptor">The descriptor.</param>

@@ -17,8 +17,8 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
 
     /// <summary>Keeps the pool from being destroyed.</summary>
     /// <param name="user">Who, for the message that the destroyer gets.</param>
-    /// <returns>Dispose it when the use ends.</returns>
-    public IDisposable Use(string user)
+    /// <returns>Call it once when the use ends.</returns>
+    public Action Use(string user)
     {
         lock (_gate)
         {
@@ -30,13 +30,13 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
             _users.Add(user);
         }
 
-        return new Release(() =>
+        return () =>
         {
             lock (_gate)
             {
                 _users.Remove(user);
             }
-        });
+        };
     }
 
     /// <summary>Destroys the memory.</summary>

@@ -14,9 +14,9 @@ internal sealed class OpenDevice(VfioDevice device)
 
     /// <summary>Takes the device for one user.</summary>
     /// <param name="user">Who, for the message that another one gets.</param>
-    /// <returns>Dispose it to give the device back.</returns>
+    /// <returns>Call it once to give the device back.</returns>
     /// <exception cref="LinuxException">Somebody else drives it (EBUSY).</exception>
-    public IDisposable Take(string user)
+    public Action Take(string user)
     {
         lock (_gate)
         {
@@ -33,12 +33,12 @@ internal sealed class OpenDevice(VfioDevice device)
             _user = user;
         }
 
-        return new Release(() =>
+        return () =>
         {
             lock (_gate)
             {
                 _user = null;
             }
-        });
+        };
     }
 }
