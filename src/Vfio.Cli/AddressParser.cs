@@ -18,6 +18,7 @@ internal static class AddressParser
     {
         Description = "The device's PCI address, such as 0000:00:04.0",
         Arity = ArgumentArity.ZeroOrOne,
+        DefaultValueFactory = _ => null,
         CustomParser = result => result.Tokens.Count == 0 ? null : Parse(result, result.Tokens[0].Value),
     };
 
