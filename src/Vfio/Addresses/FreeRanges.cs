@@ -32,6 +32,10 @@ internal sealed class FreeRanges
             if (span >= length - 1 && (best < 0 || span < bestSpan) && Fit(free, length, modulus, residue, fromTop, out ulong at))
             {
                 (best, bestSpan, first) = (i, span, at);
+                if (span == length - 1)
+                {
+                    break;
+                }
             }
         }
 

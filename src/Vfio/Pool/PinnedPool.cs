@@ -1,5 +1,4 @@
 using System.Diagnostics.CodeAnalysis;
-using System.Globalization;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -15,19 +14,14 @@ namespace Vfio;
 /// </remarks>
 public sealed class PinnedPool : IDisposable
 {
-    private const ulong Page = 4096;
     private const ulong NoDevice = 1ul << 63;
 
     private readonly PinnedPoolOptions _options;
     private readonly Pinner? _pinner;
     private readonly Sysfs _sysfs;
-    private readonly BufferStacks _stacks = new();
-    private readonly BufferLedger? _ledger;
-    // One who makes or ends segments holds _change, which may be long; _lock covers the segments' free ranges and is short.
+    private readonly PoolLender _lender;
+    // Held by one who makes or ends segments, which may take long.
     private readonly Lock _change = new();
-    private readonly Lock _lock = new();
-    private readonly Dictionary<HostAddress, ulong> _allocated = [];
-    private PoolSegment[] _segments = [];
     private bool _destroyed;
 
     private PinnedPool(PinnedPoolOptions options, Pinner? pinner, Sysfs sysfs)
@@ -35,7 +29,7 @@ public sealed class PinnedPool : IDisposable
         _options = options;
         _pinner = pinner;
         _sysfs = sysfs;
-        _ledger = options.Checked ? new BufferLedger(options.Name) : null;
+        _lender = new PoolLender(options.Name, options.BufferSize, options.Checked);
         Dirty = options.TrackDirty ? new DirtyTracker(this) : null;
     }
 
@@ -52,7 +46,7 @@ public sealed class PinnedPool : IDisposable
     public DirtyTracker? Dirty { get; }
 
     /// <summary>Its segments, in the order of their offsets.</summary>
-    public IReadOnlyList<PoolSegment> Segments => Volatile.Read(ref _segments);
+    public IReadOnlyList<PoolSegment> Segments => _lender.Segments;
 
     /// <summary>Bytes in all.</summary>
     public ulong Length
@@ -133,16 +127,9 @@ public sealed class PinnedPool : IDisposable
             PoolPlan plan = _pinner is null ? PoolPlan.For(options, (PinLimits?)null, _sysfs) : PoolPlan.For(options, _pinner, _sysfs);
             plan.ThrowIfImpossible($"pool {Name} of {ByteSize.Text(bytes)}");
             PoolSegment segment = MakeSegment(bytes, plan.Backing);
-            lock (_lock)
-            {
-                BufferSlots[] slots = _stacks.Slots;
-                uint first = slots.Length == 0 ? 0 : checked(slots[^1].First + slots[^1].Count);
-                segment.Slots = new BufferSlots(first, segment.Address, segment.Iova, bytes, BufferSize);
-                Dirty?.Add(segment);
-                Volatile.Write(ref _segments, [.. _segments, segment]);
-                _stacks.Slots = [.. slots, segment.Slots];
-                MapCalls += segment.Mappings.Count;
-            }
+            Dirty?.Add(segment);
+            MapCalls += segment.Mappings.Count;
+            _lender.Add(segment);
         }
     }
 
@@ -166,9 +153,9 @@ public sealed class PinnedPool : IDisposable
             CheckCut(keep);
             while (Length > keep)
             {
-                PoolSegment last = _segments[^1];
+                PoolSegment last = _lender.Segments[^1];
                 ulong stay = last.Offset.Value >= keep ? 0 : keep - last.Offset.Value;
-                Withdraw(last, stay);
+                _lender.Withdraw(last, stay, "pool shrink");
                 Unpin(last, stay);
             }
         }
@@ -177,18 +164,7 @@ public sealed class PinnedPool : IDisposable
     /// <summary>Rents a buffer.</summary>
     /// <param name="buffer">The buffer. It holds what was last in it.</param>
     /// <returns>False when all are out. (While another thread moves free buffers between its stack and the overflow, those count as out.)</returns>
-    public bool TryRent(out PinnedBuffer buffer)
-    {
-        if (!_stacks.TryPop(out uint index) && !TryCut(out index))
-        {
-            buffer = default;
-            return false;
-        }
-
-        buffer = _stacks.Find(index)!.Buffer(index);
-        _ledger?.Rented(buffer);
-        return true;
-    }
+    public bool TryRent(out PinnedBuffer buffer) => _lender.TryRent(out buffer);
 
     /// <summary>Rents a buffer.</summary>
     /// <returns>The buffer. It holds what was last in it.</returns>
@@ -204,21 +180,16 @@ public sealed class PinnedPool : IDisposable
     /// <exception cref="LinuxException">With <see cref="PinnedPoolOptions.Checked"/>: it is not rented.</exception>
     public void Return(in PinnedBuffer buffer)
     {
-        BufferSlots? slots = _stacks.Find(buffer.Address);
-        ulong offset = slots is null ? 0 : buffer.Address - slots.Address;
-        if (slots is null || buffer.Length != BufferSize || (offset & (ulong)(BufferSize - 1)) != 0)
+        if (!_lender.TryReturn(buffer))
         {
             throw new ArgumentException($"{buffer.Address} ({buffer.Length} bytes) is no buffer of pool {Name}", nameof(buffer));
         }
 
-        if (_ledger is not null)
+        if (_lender.IsChecked)
         {
-            _ledger.Returned(buffer);
-            // It was filled with the ledger's pattern.
+            // It was filled with a pattern.
             Dirty?.Written(buffer);
         }
-
-        _stacks.Push(slots, slots.IndexAt(offset));
     }
 
     /// <summary>Allocates a larger piece, for rings and tables, in whole pages of 4 KiB that nothing else shares.</summary>
@@ -228,24 +199,7 @@ public sealed class PinnedPool : IDisposable
     public PinnedBuffer Allocate(int length)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(length);
-        ulong whole = ((ulong)length + Page - 1) & ~(Page - 1);
-        lock (_lock)
-        {
-            if (!TryTake(whole, out PoolSegment? segment, out ulong offset))
-            {
-                // Free buffers may be in the way.
-                Reclaim();
-                if (!TryTake(whole, out segment, out offset))
-                {
-                    throw new LinuxException("pool", Errno.ENOMEM, $"{Name}: {ByteSize.Text(whole)} in one piece",
-                        "no free piece of the pool is large enough", "return buffers, or vfiopin pool grow");
-                }
-            }
-
-            var piece = new PinnedBuffer(new Iova(segment.Iova.Value + offset), segment.Address + offset, length);
-            _allocated.Add(piece.Address, whole);
-            return piece;
-        }
+        return _lender.Allocate(length);
     }
 
     /// <summary>Gives back what <see cref="Allocate"/> gave. No device may be able to reach it any more.</summary>
@@ -253,30 +207,15 @@ public sealed class PinnedPool : IDisposable
     /// <exception cref="ArgumentException">It is not allocated from this pool.</exception>
     public void Free(in PinnedBuffer piece)
     {
-        lock (_lock)
+        if (!_lender.TryFree(piece.Address))
         {
-            if (!_allocated.Remove(piece.Address, out ulong whole))
-            {
-                throw new ArgumentException($"{piece.Address} is not allocated from pool {Name}", nameof(piece));
-            }
-
-            HostAddress address = piece.Address;
-            PoolSegment segment = Array.Find(_segments, s => HostRange.Of(s.Address, s.Length).Contains(address))!;
-            ulong offset = address - segment.Address;
-            segment.Free.Give(offset, offset + whole - 1);
+            throw new ArgumentException($"{piece.Address} is not allocated from pool {Name}", nameof(piece));
         }
     }
 
     /// <summary>What is lent out at this moment.</summary>
     /// <returns>Rented buffers and allocated pieces. Exact while nobody rents or returns.</returns>
-    public PoolUse Use()
-    {
-        lock (_lock)
-        {
-            Reclaim();
-            return UseOf(_segments, 0);
-        }
-    }
+    public PoolUse Use() => _lender.Use();
 
     /// <summary>Unpins the pool and gives its memory back to the system.</summary>
     /// <exception cref="LinuxException">Buffers or pieces are lent out (EBUSY): nothing changed. Or unmapping failed: what is left can be
@@ -290,19 +229,10 @@ public sealed class PinnedPool : IDisposable
                 return;
             }
 
-            lock (_lock)
+            _lender.Withdraw(null, 0, "pool destroy");
+            while (_lender.Segments is [.., var last])
             {
-                Reclaim();
-                ThrowIfUsed(UseOf(_segments, 0), "pool destroy");
-                foreach (PoolSegment segment in _segments)
-                {
-                    segment.Withdraw(0);
-                }
-            }
-
-            while (_segments.Length > 0)
-            {
-                Unpin(_segments[^1], 0);
+                Unpin(last, 0);
             }
 
             _destroyed = true;
@@ -338,131 +268,10 @@ public sealed class PinnedPool : IDisposable
         }
     }
 
-    // Cuts buffers out of free memory: as many as a thread's stack holds, so that the lock is met once in so many.
-    private bool TryCut(out uint index)
-    {
-        ulong size = (ulong)BufferSize;
-        lock (_lock)
-        {
-            // Another thread may have cut, or put back what it had drained, while this one waited for the lock.
-            if (_stacks.TryPop(out index))
-            {
-                return true;
-            }
-
-            for (ulong count = BufferStacks.Most; count > 0; count /= 2)
-            {
-                foreach (PoolSegment segment in _segments)
-                {
-                    if (segment.Slots is { } slots && segment.Free.TryTake(count * size, size, 0, fromTop: false, out ulong offset))
-                    {
-                        index = slots.IndexAt(offset);
-                        if (count > 1)
-                        {
-                            _stacks.PushRun(slots, index + 1, (uint)count - 1);
-                        }
-
-                        return true;
-                    }
-                }
-            }
-
-            index = 0;
-            return false;
-        }
-    }
-
-    // From the top, so that buffers and pieces grow towards each other. The lock is held.
-    private bool TryTake(ulong whole, [NotNullWhen(true)] out PoolSegment? found, out ulong offset)
-    {
-        foreach (PoolSegment segment in _segments)
-        {
-            if (segment.Free.TryTake(whole, Page, 0, fromTop: true, out offset))
-            {
-                found = segment;
-                return true;
-            }
-        }
-
-        (found, offset) = (null, 0);
-        return false;
-    }
-
-    // Takes every free buffer back into the segments' free ranges, so that they tell exactly what is lent out. The lock is held.
-    private void Reclaim()
-    {
-        var free = new List<uint>();
-        _stacks.Drain(free);
-        free.Sort();
-        for (int i = 0; i < free.Count;)
-        {
-            int segment = Array.FindIndex(_segments, s => s.Slots!.Holds(free[i]));
-            BufferSlots slots = _segments[segment].Slots!;
-            int end = i + 1;
-            while (end < free.Count && free[end] == free[end - 1] + 1 && slots.Holds(free[end]))
-            {
-                end++;
-            }
-
-            _segments[segment].Free.Give(slots.OffsetOf(free[i]), slots.OffsetOf(free[end - 1]) + (ulong)BufferSize - 1);
-            if (_ledger is not null)
-            {
-                for (int b = i; b < end; b++)
-                {
-                    _ledger.Forget(slots.Buffer(free[b]).Address);
-                }
-            }
-
-            i = end;
-        }
-    }
-
-    private PoolUse UseOf(IReadOnlyList<PoolSegment> segments, ulong from)
-    {
-        ulong used = 0;
-        ulong allocated = 0;
-        int pieces = 0;
-        foreach (PoolSegment segment in segments)
-        {
-            ulong next = from;
-            foreach (FreeRanges.Free free in segment.Free.All)
-            {
-                if (free.Last >= from)
-                {
-                    used += Math.Max(free.First, next) - next;
-                    next = free.Last + 1;
-                }
-            }
-
-            used += segment.InService - Math.Min(next, segment.InService);
-            foreach ((HostAddress address, ulong length) in _allocated)
-            {
-                if (address >= segment.Address && address - segment.Address is var offset && offset < segment.Length && offset + length > from)
-                {
-                    allocated += length - (offset < from ? from - offset : 0);
-                    pieces++;
-                }
-            }
-        }
-
-        return new PoolUse((long)((used - allocated) / (ulong)BufferSize), pieces, used, _ledger?.Renters ?? []);
-    }
-
-    private void ThrowIfUsed(PoolUse use, string call)
-    {
-        if (use.Bytes > 0)
-        {
-            string who = use.Renters.Count > 0 ? $"; {string.Join("; ", use.Renters.Take(4))}" : string.Empty;
-            throw new LinuxException(call, Errno.EBUSY,
-                string.Create(CultureInfo.InvariantCulture, $"{Name}: {use.Buffers} buffers and {use.Pieces} pieces are lent out{who}"),
-                "a device or a caller may still use them", "stop the queues that use the pool first");
-        }
-    }
-
     // A cut goes between maps: VFIO_IOMMU_UNMAP_DMA must not bisect one.
     private void CheckCut(ulong keep)
     {
-        PoolSegment cut = Array.Find(_segments, s => s.Offset.Value < keep && keep <= s.Offset.Value + s.Length)!;
+        PoolSegment cut = Array.Find(_lender.Segments, s => s.Offset.Value < keep && keep <= s.Offset.Value + s.Length)!;
         ulong stay = keep - cut.Offset.Value;
         bool whole = cut.Mappings.Count == 0
             ? stay % cut.Backing.PageSize() == 0
@@ -475,33 +284,14 @@ public sealed class PinnedPool : IDisposable
         }
     }
 
-    // Takes a segment's memory from an offset on out of service, or throws if any of it is lent out.
-    private void Withdraw(PoolSegment segment, ulong from)
-    {
-        lock (_lock)
-        {
-            Reclaim();
-            ThrowIfUsed(UseOf([segment], from), "pool shrink");
-            segment.Withdraw(from);
-        }
-    }
-
     // Unmaps, then gives the memory back. What was withdrawn stays withdrawn if unmapping fails: a device may still reach it.
     private void Unpin(PoolSegment segment, ulong stay)
     {
         segment.Registered?.ReleaseFrom(segment.Address + stay);
-        lock (_lock)
-        {
-            if (stay == 0)
-            {
-                Volatile.Write(ref _segments, [.. _segments.AsSpan(0, _segments.Length - 1)]);
-                _stacks.Slots = [.. _stacks.Slots.Where(s => s != segment.Slots)];
-            }
-        }
-
         Dirty?.Shrunk(segment, whole: stay == 0);
         if (stay == 0)
         {
+            _lender.RemoveLast();
             segment.Memory.Dispose();
         }
         else
