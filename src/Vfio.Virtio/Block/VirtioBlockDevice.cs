@@ -52,7 +52,7 @@ public sealed class VirtioBlockDevice : IDisposable
     public VirtioBlockInfo Info { get; }
 
     /// <summary>Requests in flight.</summary>
-    public int InFlight => _queue.Outstanding;
+    public int InFlight => _stopped ? 0 : _queue.Outstanding;
 
     /// <summary>Bytes of the longest request: see <see cref="VirtioBlockInfo.MaxSegmentBytes"/>.</summary>
     public int MaxRequestBytes
@@ -303,7 +303,7 @@ public sealed class VirtioBlockDevice : IDisposable
     internal void Drain()
     {
         Span<BlockCompletion> ended = new BlockCompletion[32];
-        while (!_stopped && _queue.Outstanding != 0)
+        while (InFlight != 0)
         {
             Wait();
             _ = Poll(ended);
@@ -471,7 +471,8 @@ public sealed class VirtioBlockDevice : IDisposable
 
     private void RunOne(Func<bool> start)
     {
-        if (_queue.Outstanding != 0)
+        ThrowIfStopped();
+        if (InFlight != 0)
         {
             throw new InvalidOperationException("other requests are in flight; poll for them first");
         }
@@ -497,8 +498,5 @@ public sealed class VirtioBlockDevice : IDisposable
         return new VirtioException(_transport.Address, what, cause, cure ?? "open the device again; if it stays, unbind it and bind it again");
     }
 
-    private void ThrowIfStopped()
-    {
-        ObjectDisposedException.ThrowIf(_stopped, this);
-    }
+    private void ThrowIfStopped() => ObjectDisposedException.ThrowIf(_stopped, this);
 }
