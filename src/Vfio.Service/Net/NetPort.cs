@@ -46,6 +46,7 @@ public sealed class NetPort : IVhostUserDevice
         {
             VirtioFeatures all = VirtioFeatures.Version1 | VirtioFeatures.RingPacked | VirtioFeatures.RingEventIdx
                 | VirtioFeatures.RingIndirectDesc | VirtioFeatures.InOrder | VhostFeatures.LogAll
+                | VirtioFeatures.AccessPlatform
                 | (VirtioFeatures)(NetFeatures.MrgRxbuf | NetFeatures.Status | NetFeatures.Mtu);
             // The front-end serves the control queue itself; more than one pair is chosen there.
             all |= QueuePairs > 1 ? (VirtioFeatures)(NetFeatures.Mq | NetFeatures.CtrlVq) : 0;
@@ -146,6 +147,9 @@ public sealed class NetPort : IVhostUserDevice
 
         return queue.Position;
     }
+
+    /// <inheritdoc/>
+    public void AwaitQuiescence() => _engine.Grace.Wait(NetEngine.StallTimeout);
 
     /// <inheritdoc/>
     public void KickRing(int index) => _engine.WakeAll();

@@ -1,3 +1,5 @@
+using Vfio.Virtio;
+
 namespace Vfio.VhostUser;
 
 /// <summary>All translations of a device at one moment: immutable, sorted, not overlapping. Pollers read it without a lock, inside
@@ -71,7 +73,7 @@ public sealed class IotlbSnapshot
         {
             if (chunk >= _chunks.Length || _chunks[chunk].Ranges[index].Range.First.Value > last)
             {
-                pieces[count++] = new IotlbPiece(IotlbPieceKind.Missing, Between(next, last), default);
+                pieces[count++] = new IotlbPiece(TranslationStatus.Miss, Between(next, last), default);
                 break;
             }
 
@@ -80,7 +82,7 @@ public sealed class IotlbSnapshot
             if (found.Range.First.Value > next)
             {
                 pieces[count++] = new IotlbPiece(
-                    IotlbPieceKind.Missing, Between(next, found.Range.First.Value - 1), default);
+                    TranslationStatus.Miss, Between(next, found.Range.First.Value - 1), default);
                 next = found.Range.First.Value;
                 continue;
             }
@@ -89,7 +91,7 @@ public sealed class IotlbSnapshot
             ulong end = Math.Min(found.Range.Last.Value, last);
             bool allowed = (found.Access & access) == access;
             pieces[count++] = new IotlbPiece(
-                allowed ? IotlbPieceKind.Mapped : IotlbPieceKind.Refused,
+                allowed ? TranslationStatus.Translated : TranslationStatus.Denied,
                 Between(next, end),
                 allowed ? found.At(new Iova(next)) : default);
             // The end is compared before one is added: the range may reach the end of the address space.

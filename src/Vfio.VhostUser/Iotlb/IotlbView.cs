@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
 
@@ -16,6 +17,7 @@ public sealed class IotlbView : IDisposable
     private const int MaxQuestionsOfRange = 64;
 
     private readonly DeviceIotlb _iotlb;
+    private readonly Sender _send;
     private readonly LastHit[] _lastHits = new LastHit[LastHits];
     private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions];
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
@@ -30,10 +32,13 @@ public sealed class IotlbView : IDisposable
 
     /// <summary>A view for one queue.</summary>
     /// <param name="iotlb">The device's IOTLB.</param>
-    public IotlbView(DeviceIotlb iotlb)
+    /// <param name="send">Sends questions. Called without any lock; must not wait.</param>
+    public IotlbView(DeviceIotlb iotlb, Sender send)
     {
         ArgumentNullException.ThrowIfNull(iotlb);
+        ArgumentNullException.ThrowIfNull(send);
         _iotlb = iotlb;
+        _send = send;
         iotlb.Add(this);
         Begin();
     }
@@ -48,6 +53,22 @@ public sealed class IotlbView : IDisposable
     public bool IsWaiting =>
         _missedIn is not null && _missedIn == _iotlb.Snapshot
         && Stopwatch.GetElapsedTime(_missedAt) < _iotlb.Questions.Timeout;
+
+    /// <summary>Whether something was missing or refused in this batch: <see cref="Ask"/> is due.</summary>
+    public bool HasQuestions => _questionCount != 0;
+
+    /// <summary>Begins a batch unless that is of no use yet.</summary>
+    /// <returns>False when it <see cref="IsWaiting"/>.</returns>
+    public bool TryBegin()
+    {
+        if (IsWaiting)
+        {
+            return false;
+        }
+
+        Begin();
+        return true;
+    }
 
     /// <summary>Begins a batch: from here on the present translations count.</summary>
     public void Begin()
@@ -64,11 +85,11 @@ public sealed class IotlbView : IDisposable
     /// <param name="address">The first byte; <c>address + length - 1</c> does not wrap.</param>
     /// <param name="length">Bytes, at least 1.</param>
     /// <param name="access">What is to be done there.</param>
-    /// <param name="host">Where the first byte is, if the answer is <see cref="IotlbPieceKind.Mapped"/>.</param>
+    /// <param name="host">Where the first byte is, if the answer is <see cref="TranslationStatus.Translated"/>.</param>
     /// <param name="usable">Bytes from there on that may be used, at most <paramref name="length"/>.</param>
     /// <returns>What is known of the first byte.</returns>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public IotlbPieceKind Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
+    public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
         ref LastHit last = ref _lastHits[(int)(unchecked((uint)(address.Value / IotlbQuestion.PageSize)) % LastHits)];
         ulong offset = unchecked(address.Value - last.First);
@@ -79,24 +100,22 @@ public sealed class IotlbView : IDisposable
             _hits++;
             host = new HostAddress(last.Host + Speculation.Clamp(offset, last.Span));
             usable = length;
-            return IotlbPieceKind.Mapped;
+            return TranslationStatus.Translated;
         }
 
         return Search(address, length, access, ref last, out host, out usable);
     }
 
     /// <summary>Ends a batch: asks the front-end for everything that was missing in it, once, all together.</summary>
-    /// <param name="send">Sends it. Called without any lock; must not wait.</param>
-    public void Ask(Sender send)
+    public void Ask()
     {
-        ArgumentNullException.ThrowIfNull(send);
         if (_questionCount == 0)
         {
             return;
         }
 
         int count = _iotlb.Questions.Pick(_questions.AsSpan(0, _questionCount), _sending);
-        int sent = count == 0 ? 0 : send(_sending.AsSpan(0, count));
+        int sent = count == 0 ? 0 : _send(_sending.AsSpan(0, count));
         if (sent < count)
         {
             _iotlb.Questions.Drop(_sending.AsSpan(sent, count - sent));
@@ -123,7 +142,7 @@ public sealed class IotlbView : IDisposable
     };
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private IotlbPieceKind Search(
+    private TranslationStatus Search(
         Iova address, uint length, DmaAccess access, ref LastHit last, out HostAddress host, out uint usable)
     {
         if (_snapshot.TryFind(address, out IotlbRange found) && (found.Access & access) == access)
@@ -134,7 +153,7 @@ public sealed class IotlbView : IDisposable
             host = new HostAddress(found.Host.Value + Speculation.Clamp(offset, span));
             usable = (uint)Math.Min(length - 1, span - offset) + 1;
             _hits++;
-            return IotlbPieceKind.Mapped;
+            return TranslationStatus.Translated;
         }
 
         host = default;
@@ -142,10 +161,10 @@ public sealed class IotlbView : IDisposable
         return Note(IovaRange.Of(address, length), access);
     }
 
-    private IotlbPieceKind Note(IovaRange range, DmaAccess access)
+    private TranslationStatus Note(IovaRange range, DmaAccess access)
     {
         Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
-        IotlbPieceKind? answer = null;
+        TranslationStatus? answer = null;
         int room = MaxQuestionsOfRange;
         bool missing = false;
         bool refused = false;
@@ -155,9 +174,9 @@ public sealed class IotlbView : IDisposable
             answer ??= pieces[0].Kind;
             foreach (IotlbPiece piece in pieces[..count])
             {
-                missing |= piece.Kind == IotlbPieceKind.Missing;
-                refused |= piece.Kind == IotlbPieceKind.Refused;
-                if (piece.Kind != IotlbPieceKind.Mapped)
+                missing |= piece.Kind == TranslationStatus.Miss;
+                refused |= piece.Kind == TranslationStatus.Denied;
+                if (piece.Kind != TranslationStatus.Translated)
                 {
                     Note(piece, access, ref room);
                 }
@@ -178,7 +197,7 @@ public sealed class IotlbView : IDisposable
 
     private void Note(IotlbPiece piece, DmaAccess access, ref int room)
     {
-        bool refusal = piece.Kind == IotlbPieceKind.Refused;
+        bool refusal = piece.Kind == TranslationStatus.Denied;
         ulong page = piece.Range.First.Value & ~(ulong)(IotlbQuestion.PageSize - 1);
         ulong last = piece.Range.Last.Value & ~(ulong)(IotlbQuestion.PageSize - 1);
         // The page's start asks for all buffers in the page at once, unless that is known and only what follows is missing.

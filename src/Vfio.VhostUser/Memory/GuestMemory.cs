@@ -62,6 +62,30 @@ public sealed class GuestMemory
         return false;
     }
 
+    /// <summary>Finds as much of a range of the front-end's addresses as lies here in one piece.</summary>
+    /// <param name="address">Its first byte.</param>
+    /// <param name="span">How far its last byte is from the first.</param>
+    /// <param name="host">Where the first byte is.</param>
+    /// <param name="found">How far the last byte of the piece is from the first; at most <paramref name="span"/>.</param>
+    /// <returns>False when the first byte is in no region.</returns>
+    internal bool TryFindPart(FrontendAddress address, ulong span, out HostAddress host, out ulong found)
+    {
+        foreach (GuestMemoryRegion region in _regions)
+        {
+            ulong offset = unchecked(address.Value - region.Frontend.Value);
+            if (offset < region.Length)
+            {
+                host = region.Host + offset;
+                found = Math.Min(span, region.Length - offset - 1);
+                return true;
+            }
+        }
+
+        host = default;
+        found = 0;
+        return false;
+    }
+
     /// <summary>Finds out where the guest has a byte that lies here.</summary>
     /// <param name="host">The byte.</param>
     /// <param name="address">Its address for the guest.</param>

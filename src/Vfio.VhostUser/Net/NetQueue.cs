@@ -57,7 +57,9 @@ public abstract class NetQueue
     public static NetQueue Create(VringConfiguration ring, NetQueueCounters counters)
     {
         ArgumentNullException.ThrowIfNull(ring);
-        return new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
+        return ring.Iotlb is { } iotlb
+            ? new NetQueue<IotlbTranslator>(ring, counters, new IotlbTranslator(iotlb))
+            : new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
     }
 
     /// <summary>Takes frames out of a transmit ring.</summary>

@@ -89,6 +89,33 @@ internal sealed class MessageChannel : IDisposable
         }
     }
 
+    /// <summary>Sends messages of one kind, all together, if there is room for them now.</summary>
+    /// <returns>False when none was sent.</returns>
+    public bool TrySendAll<T>(uint request, uint flags, ReadOnlySpan<T> payloads)
+        where T : unmanaged
+    {
+        int each = Unsafe.SizeOf<MessageHeader>() + Unsafe.SizeOf<T>();
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(payloads.Length * each, _send.Length, nameof(payloads));
+        var header = new MessageHeader
+        {
+            Request = request,
+            Flags = flags | MessageHeader.Version,
+            Size = (uint)Unsafe.SizeOf<T>(),
+        };
+        lock (_sending)
+        {
+            for (int i = 0; i < payloads.Length; i++)
+            {
+                MemoryMarshal.Write(_send.AsSpan(i * each), in header);
+                MemoryMarshal.Write(_send.AsSpan((i * each) + Unsafe.SizeOf<MessageHeader>()), in payloads[i]);
+            }
+
+            // net/unix/af_unix.c, unix_stream_sendmsg: up to half the send buffer is one piece, which is queued whole or not at
+            // all; _send is far below that.
+            return _socket.TrySend(_send.AsSpan(0, payloads.Length * each)) == Errno.None;
+        }
+    }
+
     public void Dispose()
     {
         Descriptors.Dispose();

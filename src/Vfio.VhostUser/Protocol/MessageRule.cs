@@ -52,6 +52,8 @@ internal readonly record struct MessageRule(
             FrontendRequest.GetInflightFd => new MessageRule(20, 24, 0, 0, Inflight, true),
             FrontendRequest.SetInflightFd => new MessageRule(20, 24, 1, 1, Inflight, false),
             FrontendRequest.ResetDevice => Empty(ProtocolFeatures.ResetDevice),
+            // Needs VIRTIO_F_ACCESS_PLATFORM, which is no protocol feature: the session looks.
+            FrontendRequest.IotlbMsg => Of<IotlbMessage>(None),
             FrontendRequest.VringKick => Of<VringState>(ProtocolFeatures.InbandNotifications),
             FrontendRequest.GetMaxMemSlots => Empty(Slots, hasReply: true),
             FrontendRequest.AddMemReg => Of<SingleRegion>(Slots, descriptors: 1),

@@ -88,5 +88,5 @@ internal struct IotlbMessage
     public ulong Size;
     public FrontendAddress UserAddress;
     public byte Permissions;
-    public byte Type;
+    public IotlbMessageType Type;
 }

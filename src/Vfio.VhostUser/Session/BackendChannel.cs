@@ -15,5 +15,11 @@ internal sealed class BackendChannel(FileDescriptor socket) : IDisposable
         where T : unmanaged =>
         _channel.TrySend((uint)request, 0, MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in payload)));
 
+    /// <summary>Sends requests that ask for no answer, all together.</summary>
+    /// <returns>False when none was sent: there was no room, or nobody listens any more.</returns>
+    public bool TrySendAll<T>(BackendRequest request, ReadOnlySpan<T> payloads)
+        where T : unmanaged =>
+        _channel.TrySendAll((uint)request, 0, payloads);
+
     public void Dispose() => _channel.Dispose();
 }

@@ -19,6 +19,9 @@ public interface IVhostUserDevice
     /// <summary>What GET_QUEUE_NUM says: rings, or pairs of them.</summary>
     int QueueNumber { get; }
 
+    /// <summary>Translations that the device's IOTLB holds, if it offers VIRTIO_F_ACCESS_PLATFORM.</summary>
+    int IotlbCapacity => DeviceIotlb.DefaultCapacity;
+
     /// <summary>Copies a part of configuration space.</summary>
     /// <param name="offset">Where it starts, in bytes.</param>
     /// <param name="bytes">Where it goes.</param>
@@ -40,6 +43,10 @@ public interface IVhostUserDevice
     /// <returns>Where it stopped.</returns>
     /// <exception cref="TimeoutException">A thread is stuck in it: nothing may be unmapped.</exception>
     VringPosition StopRing(int index);
+
+    /// <summary>Returns once no thread of the device can still use a translation, or memory that it led to, from before the call.</summary>
+    /// <exception cref="TimeoutException">A thread is stuck; the message names it.</exception>
+    void AwaitQuiescence();
 
     /// <summary>Looks at a ring now, as if it had been kicked.</summary>
     /// <param name="index">Which ring; started.</param>

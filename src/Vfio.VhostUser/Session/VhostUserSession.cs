@@ -19,6 +19,7 @@ public sealed class VhostUserSession : IDisposable
     private readonly IVhostUserDevice _device;
     private readonly Action<string> _log;
     private readonly MemoryTable _memory = new();
+    private readonly SessionIotlb _iotlb;
     private readonly VringTable _rings;
     private BackendChannel? _backendChannel;
     private EventFd? _logSignal;
@@ -34,7 +35,8 @@ public sealed class VhostUserSession : IDisposable
         _channel = new MessageChannel(socket);
         _device = device;
         _log = log;
-        _rings = new VringTable(device, log);
+        _iotlb = new SessionIotlb(device);
+        _rings = new VringTable(device, _iotlb, log);
     }
 
     /// <summary>Messages that were received whole.</summary>
@@ -48,6 +50,9 @@ public sealed class VhostUserSession : IDisposable
 
     /// <summary>The protocol features that were negotiated.</summary>
     public ProtocolFeatures ProtocolFeatures { get; private set; }
+
+    /// <summary>What the IOTLB did; all zero unless VIRTIO_F_ACCESS_PLATFORM was negotiated.</summary>
+    public IotlbCounters Iotlb => _iotlb.Table.Counters;
 
     private ProtocolFeatures OfferedProtocolFeatures => Known & _device.ProtocolFeatures;
 
@@ -206,6 +211,9 @@ public sealed class VhostUserSession : IDisposable
             case FrontendRequest.SetConfig:
                 AccessConfig(request == FrontendRequest.GetConfig);
                 break;
+            case FrontendRequest.IotlbMsg:
+                ApplyIotlb(Payload<IotlbMessage>());
+                break;
             case FrontendRequest.ResetDevice:
                 _rings.Reset();
                 _status = 0;
@@ -243,6 +251,27 @@ public sealed class VhostUserSession : IDisposable
                 break;
             default:
                 throw new VhostUserProtocolException($"{request} is not served by this device");
+        }
+    }
+
+    // The reply, where one is wanted, follows when this returned.
+    private void ApplyIotlb(in IotlbMessage message)
+    {
+        if (!Features.HasFlag(VirtioFeatures.AccessPlatform))
+        {
+            throw new VhostUserProtocolException("IotlbMsg came without VIRTIO_F_ACCESS_PLATFORM having been negotiated");
+        }
+
+        switch (message.Type)
+        {
+            case IotlbMessageType.Update:
+                _rings.UpdateTranslation(message);
+                break;
+            case IotlbMessageType.Invalidate:
+                _rings.InvalidateTranslation(SessionIotlb.RangeOf(message));
+                break;
+            default:
+                throw new VhostUserProtocolException($"IotlbMsg of type {(int)message.Type}; update (2) and invalidate (3) are right");
         }
     }
 
@@ -302,6 +331,8 @@ public sealed class VhostUserSession : IDisposable
 
         _rings.WhileStopped(() =>
         {
+            // Translations lead into the memory that goes. The front-end tells them again.
+            _iotlb.Table.Clear();
             _memory.Replace(next);
             _rings.Memory = next;
         });
@@ -348,6 +379,7 @@ public sealed class VhostUserSession : IDisposable
             _backendChannel?.Dispose();
             _backendChannel = new BackendChannel(_channel.Descriptors.Take(0));
             _rings.BackendChannel = _backendChannel;
+            _iotlb.Channel = _backendChannel;
         });
     }
 

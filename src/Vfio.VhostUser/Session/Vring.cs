@@ -28,6 +28,15 @@ internal sealed class Vring(int index) : IDisposable
     /// <summary>The device uses it.</summary>
     public bool IsRunning { get; set; }
 
+    /// <summary>It would run if all its parts were mapped.</summary>
+    public bool IsWaitingForTranslation { get; set; }
+
+    /// <summary>Where its parts are for the driver's IOMMU, while it runs or waits; empty without one.</summary>
+    public IovaRange[] Parts { get; set; } = [];
+
+    /// <summary>Its view of the IOTLB, while it runs; null without one.</summary>
+    public IotlbView? Iotlb { get; set; }
+
     public void SetKick(EventFd? descriptor)
     {
         Kick?.Dispose();
@@ -54,6 +63,8 @@ internal sealed class Vring(int index) : IDisposable
         Position = default;
         IsStarted = false;
         IsEnabled = false;
+        IsWaitingForTranslation = false;
+        Parts = [];
         Dispose();
     }
 

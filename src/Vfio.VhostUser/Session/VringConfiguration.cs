@@ -23,6 +23,9 @@ public sealed record VringConfiguration
     /// <summary>The memory that its buffers lie in.</summary>
     public required GuestMemory Memory { get; init; }
 
+    /// <summary>How its addresses are translated when they are IOVAs (VIRTIO_F_ACCESS_PLATFORM); null: they are guest physical ones.</summary>
+    public IotlbView? Iotlb { get; init; }
+
     /// <summary>Where it goes on.</summary>
     public required VringPosition Position { get; init; }
 

@@ -9,12 +9,14 @@ internal sealed class VringTable : IDisposable
 {
     private readonly Vring[] _rings;
     private readonly IVhostUserDevice _device;
+    private readonly SessionIotlb _iotlb;
     private readonly Action<string> _log;
     private DirtyLog? _dirtyLog;
 
-    public VringTable(IVhostUserDevice device, Action<string> log)
+    public VringTable(IVhostUserDevice device, SessionIotlb iotlb, Action<string> log)
     {
         _device = device;
+        _iotlb = iotlb;
         _log = log;
         _rings = [.. Enumerable.Range(0, device.RingCount).Select(i => new Vring(i))];
     }
@@ -76,6 +78,12 @@ internal sealed class VringTable : IDisposable
         ring.IsStarted = false;
         ring.SetKick(null);
         ring.SetCall(null);
+        if (!_rings.Any(r => r.IsStarted))
+        {
+            // The driver goes. The next one's buffers lie elsewhere: what is left would only fill the table.
+            _iotlb.Table.Clear();
+        }
+
         return ring.Position.ToBase(Features);
     }
 
@@ -138,6 +146,59 @@ internal sealed class VringTable : IDisposable
         }
     }
 
+    /// <summary>Takes a translation in, and starts rings that waited for it.</summary>
+    public void UpdateTranslation(in IotlbMessage message)
+    {
+        IotlbSnapshot before = _iotlb.Table.Snapshot;
+        _iotlb.Update(message, Memory);
+        if (before.Generation != _iotlb.Table.Snapshot.Generation)
+        {
+            // It contradicted what was known, which may be where a running ring lies.
+            IovaRange range = SessionIotlb.RangeOf(message);
+            foreach (Vring ring in _rings)
+            {
+                if (ring.IsRunning && IsIn(ring, range))
+                {
+                    Pause(ring);
+                    TryRestart(ring);
+                }
+            }
+        }
+
+        foreach (Vring ring in _rings)
+        {
+            if (ring.IsWaitingForTranslation)
+            {
+                TryRestart(ring);
+            }
+        }
+    }
+
+    /// <summary>Forgets translations. When this returns nobody uses them: rings that lie there stand still.</summary>
+    public void InvalidateTranslation(IovaRange range)
+    {
+        bool isRing = false;
+        foreach (Vring ring in _rings)
+        {
+            if (ring.IsRunning && IsIn(ring, range))
+            {
+                Pause(ring);
+                isRing = true;
+            }
+        }
+
+        _iotlb.Table.Invalidate(range);
+        _device.AwaitQuiescence();
+        if (isRing)
+        {
+            foreach (Vring ring in _rings)
+            {
+                // Asks for its parts again, and waits for them.
+                TryRestart(ring);
+            }
+        }
+    }
+
     public void DisableAll()
     {
         foreach (Vring ring in _rings)
@@ -158,6 +219,7 @@ internal sealed class VringTable : IDisposable
         }
 
         Features = VirtioFeatures.None;
+        _iotlb.Table.Clear();
     }
 
     /// <summary>Changes something that running rings depend on.</summary>
@@ -219,7 +281,12 @@ internal sealed class VringTable : IDisposable
         {
             ring.Position = _device.StopRing(ring.Index);
             ring.IsRunning = false;
+            ring.Iotlb?.Dispose();
+            ring.Iotlb = null;
+            _iotlb.Table.Release(ring);
         }
+
+        ring.IsWaitingForTranslation = false;
     }
 
     private void TryRestart(Vring ring)
@@ -243,7 +310,17 @@ internal sealed class VringTable : IDisposable
             return;
         }
 
-        RingAddresses resolved = Resolve(ring, addresses);
+        bool isTranslated = Features.HasFlag(VirtioFeatures.AccessPlatform);
+        RingAddresses resolved;
+        if (!isTranslated)
+        {
+            resolved = Resolve(ring, addresses);
+        }
+        else if (!TryTranslate(ring, addresses, out resolved))
+        {
+            return;
+        }
+
         ring.Position = Resume(ring, resolved);
         bool logs = _dirtyLog is not null && Features.HasFlag(VhostFeatures.LogAll);
         _device.StartRing(new VringConfiguration
@@ -253,6 +330,7 @@ internal sealed class VringTable : IDisposable
             Features = Features,
             Addresses = resolved,
             Memory = Memory,
+            Iotlb = ring.Iotlb = isTranslated ? _iotlb.View() : null,
             Position = ring.Position,
             // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
             Enabled = ring.IsEnabled || !Features.HasFlag(VhostFeatures.ProtocolFeatures),
@@ -271,14 +349,78 @@ internal sealed class VringTable : IDisposable
         descriptor is not null ? new EventFdCall(descriptor)
             : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, request, ring.Index) : null;
 
-    private RingAddresses Resolve(Vring ring, VringAddresses addresses)
+    // With an IOMMU ring addresses are IOVAs. Each part is needed whole: a ring may cross pages that are mapped one by one.
+    private bool TryTranslate(Vring ring, VringAddresses addresses, out RingAddresses resolved)
+    {
+        CheckSize(ring);
+        IovaRange descriptors = Part(ring, addresses.Descriptor, RingAddresses.DescriptorBytes(ring.Size));
+        IovaRange driver = Part(ring, addresses.Available, RingAddresses.DriverBytes(ring.Size, Features));
+        IovaRange device = Part(ring, addresses.Used, RingAddresses.DeviceBytes(ring.Size, Features));
+        DmaAccess ofDescriptors = IsPacked ? DmaAccess.ReadWrite : DmaAccess.Read;
+        ring.Parts = [descriptors, driver, device];
+        _iotlb.Table.Hold(ring, ring.Parts);
+        bool found = TryTranslate(ring, descriptors, ofDescriptors, out HostAddress first)
+            & TryTranslate(ring, driver, DmaAccess.Read, out HostAddress second)
+            & TryTranslate(ring, device, DmaAccess.Write, out HostAddress third);
+        ring.IsWaitingForTranslation = !found;
+        resolved = new RingAddresses(first, second, third);
+        return !found || resolved.IsAligned(Features)
+            ? found
+            : throw new VhostUserProtocolException(
+                $"a part of ring {ring.Index} is not aligned: {descriptors.First}, {driver.First}, {device.First}");
+    }
+
+    private bool TryTranslate(Vring ring, IovaRange part, DmaAccess access, out HostAddress host)
+    {
+        Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
+        IovaRange rest = part;
+        host = default;
+        while (true)
+        {
+            foreach (IotlbPiece piece in pieces[.._iotlb.Table.Snapshot.Lookup(rest, access, pieces)])
+            {
+                if (piece.Kind != TranslationStatus.Translated)
+                {
+                    // What may not be used so is reported, and waited for all the same: a driver sets rings up in any order.
+                    _iotlb.Ask([part], access);
+                    return false;
+                }
+
+                host = piece.Range.First == part.First ? piece.Host : host;
+                if (piece.Host != host + (piece.Range.First - part.First))
+                {
+                    throw new VhostUserProtocolException($"ring {ring.Index}: {part} is not in one piece in this process");
+                }
+
+                if (piece.Range.Last == part.Last)
+                {
+                    return true;
+                }
+
+                rest = new IovaRange(piece.Range.Last + 1, part.Last);
+            }
+        }
+    }
+
+    private static bool IsIn(Vring ring, IovaRange range) => Array.Exists(ring.Parts, p => p.Overlaps(range));
+
+    private static IovaRange Part(Vring ring, FrontendAddress address, uint length) =>
+        unchecked(address.Value + (length - 1)) >= address.Value
+            ? IovaRange.Of(new Iova(address.Value), length)
+            : throw new VhostUserProtocolException($"ring {ring.Index}: {length} bytes at {address} pass the end of the address space");
+
+    private void CheckSize(Vring ring)
     {
         if (!RingAddresses.IsValidSize(ring.Size, Features))
         {
             throw new VhostUserProtocolException(
                 $"ring {ring.Index} cannot have {ring.Size} entries: a split ring's number is a power of two");
         }
+    }
 
+    private RingAddresses Resolve(Vring ring, VringAddresses addresses)
+    {
+        CheckSize(ring);
         var resolved = new RingAddresses(
             Find(ring, "descriptors", addresses.Descriptor, RingAddresses.DescriptorBytes(ring.Size)),
             Find(ring, "driver area", addresses.Available, RingAddresses.DriverBytes(ring.Size, Features)),

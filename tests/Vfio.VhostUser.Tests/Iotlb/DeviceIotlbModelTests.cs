@@ -1,3 +1,5 @@
+using Vfio.Virtio;
+
 namespace Vfio.VhostUser.Tests;
 
 [TestClass]
@@ -20,7 +22,7 @@ public sealed class DeviceIotlbModelTests
         var random = new Random(seed);
         var model = new NaiveIotlb(origin, 65536);
         var iotlb = new DeviceIotlb();
-        using var view = new IotlbView(iotlb);
+        using var view = new IotlbView(iotlb, questions => 0);
         int most = 0;
         for (int step = 0; step < 30_000; step++)
         {
@@ -69,7 +71,7 @@ public sealed class DeviceIotlbModelTests
         var random = new Random(seed);
         var model = new NaiveIotlb(0x1000, 65536);
         var iotlb = new DeviceIotlb(capacity);
-        using var view = new IotlbView(iotlb);
+        using var view = new IotlbView(iotlb, questions => 0);
         IovaRange held = model.Range(5000, 1);
         iotlb.Hold(this, held);
         iotlb.Update(new IotlbRange(held, new HostAddress(0x99_0000), DmaAccess.ReadWrite));
@@ -146,7 +148,7 @@ public sealed class DeviceIotlbModelTests
                 {
                     Iova address = piece.Range.First + i;
                     Assert.AreEqual(model.Kind(address, access), piece.Kind);
-                    if (piece.Kind == IotlbPieceKind.Mapped)
+                    if (piece.Kind == TranslationStatus.Translated)
                     {
                         Assert.AreEqual(model.Host(address), piece.Host + i);
                     }
@@ -172,14 +174,14 @@ public sealed class DeviceIotlbModelTests
         {
             IovaRange range = AnyRange(model, random);
             DmaAccess access = Accesses[random.Next(1, 4)];
-            IotlbPieceKind kind = view.Translate(range.First, (uint)range.Length, access, out HostAddress host, out uint usable);
+            TranslationStatus kind = view.Translate(range.First, (uint)range.Length, access, out HostAddress host, out uint usable);
             Assert.AreEqual(model.Kind(range.First, access), kind);
-            if (kind == IotlbPieceKind.Mapped)
+            if (kind == TranslationStatus.Translated)
             {
                 Assert.IsTrue(usable >= 1 && usable <= range.Length);
                 Assert.AreEqual(model.Host(range.First), host);
                 Assert.AreEqual(model.Host(range.First + (usable - 1)), host + (usable - 1));
-                Assert.AreEqual(IotlbPieceKind.Mapped, model.Kind(range.First + (usable - 1), access));
+                Assert.AreEqual(TranslationStatus.Translated, model.Kind(range.First + (usable - 1), access));
             }
         }
     }

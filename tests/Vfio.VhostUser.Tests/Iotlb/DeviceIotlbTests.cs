@@ -1,3 +1,5 @@
+using Vfio.Virtio;
+
 namespace Vfio.VhostUser.Tests;
 
 [TestClass]
@@ -29,13 +31,13 @@ public sealed class DeviceIotlbTests
         var iotlb = new DeviceIotlb();
         iotlb.Update(Translation(0x1000, 0x1000, 0xa000, DmaAccess.Read));
         iotlb.Update(Translation(0x2000, 0x1000, 0x5000, DmaAccess.Read));
-        using var view = new IotlbView(iotlb);
+        using var view = new IotlbView(iotlb, questions => 0);
         Assert.AreEqual(
-            IotlbPieceKind.Mapped, view.Translate(new Iova(0x1ff0), 0x20, DmaAccess.Read, out HostAddress host, out uint usable));
+            TranslationStatus.Translated, view.Translate(new Iova(0x1ff0), 0x20, DmaAccess.Read, out HostAddress host, out uint usable));
         Assert.AreEqual(new HostAddress(0xaff0), host);
         Assert.AreEqual(0x10u, usable);
         Assert.AreEqual(
-            IotlbPieceKind.Mapped, view.Translate(new Iova(0x2000), 0x10, DmaAccess.Read, out host, out usable));
+            TranslationStatus.Translated, view.Translate(new Iova(0x2000), 0x10, DmaAccess.Read, out host, out usable));
         Assert.AreEqual(new HostAddress(0x5000), host);
         Assert.AreEqual(0x10u, usable);
     }
@@ -76,19 +78,19 @@ public sealed class DeviceIotlbTests
     public void The_last_byte_of_the_address_space_can_be_mapped_looked_up_and_invalidated()
     {
         var iotlb = new DeviceIotlb();
-        using var view = new IotlbView(iotlb);
+        using var view = new IotlbView(iotlb, questions => 0);
         var top = new IovaRange(new Iova(ulong.MaxValue - 0xfff), new Iova(ulong.MaxValue));
         iotlb.Update(new IotlbRange(top, new HostAddress(0x1000), DmaAccess.Write));
         view.Begin();
         Assert.AreEqual(
-            IotlbPieceKind.Mapped, view.Translate(top.First, 4096, DmaAccess.Write, out _, out uint usable));
+            TranslationStatus.Translated, view.Translate(top.First, 4096, DmaAccess.Write, out _, out uint usable));
         Assert.AreEqual(4096u, usable);
         Assert.AreEqual(
-            IotlbPieceKind.Mapped, view.Translate(top.Last, 1, DmaAccess.Write, out HostAddress host, out _));
+            TranslationStatus.Translated, view.Translate(top.Last, 1, DmaAccess.Write, out HostAddress host, out _));
         Assert.AreEqual(new HostAddress(0x1fff), host);
         var pieces = new IotlbPiece[4];
         Assert.AreEqual(2, iotlb.Snapshot.Lookup(Everything, DmaAccess.Write, pieces));
-        Assert.AreEqual(IotlbPieceKind.Missing, pieces[0].Kind);
+        Assert.AreEqual(TranslationStatus.Miss, pieces[0].Kind);
         Assert.AreEqual(top, pieces[1].Range);
         Assert.AreEqual(1, iotlb.Invalidate(Everything));
         Assert.AreEqual(0, iotlb.Snapshot.Count);
@@ -100,8 +102,8 @@ public sealed class DeviceIotlbTests
     {
         var iotlb = new DeviceIotlb();
         iotlb.Update(new IotlbRange(Everything, default, DmaAccess.None));
-        using var view = new IotlbView(iotlb);
-        Assert.AreEqual(IotlbPieceKind.Refused, view.Translate(new Iova(0x1000), 1, DmaAccess.Read, out _, out _));
+        using var view = new IotlbView(iotlb, questions => 0);
+        Assert.AreEqual(TranslationStatus.Denied, view.Translate(new Iova(0x1000), 1, DmaAccess.Read, out _, out _));
         Assert.AreEqual(1, iotlb.Counters.AccessFailures);
         Assert.AreEqual(0, iotlb.Counters.Misses);
     }
@@ -126,15 +128,14 @@ public sealed class DeviceIotlbTests
             iotlb.Update(Translation(page * 4096ul, 4096, 0x1000_0000 - (page * 8192ul), DmaAccess.ReadWrite));
         }
 
-        using var view = new IotlbView(iotlb);
-        IotlbView.Sender none = questions => questions.Length;
-        Touch(view, none, 2);
+        using var view = new IotlbView(iotlb, questions => questions.Length);
+        Touch(view, 2);
         long before = GC.GetAllocatedBytesForCurrentThread();
-        Touch(view, none, 100);
+        Touch(view, 100);
         Assert.AreEqual(before, GC.GetAllocatedBytesForCurrentThread());
     }
 
-    private static void Touch(IotlbView view, IotlbView.Sender send, int rounds)
+    private static void Touch(IotlbView view, int rounds)
     {
         for (int round = 0; round < rounds; round++)
         {
@@ -144,7 +145,7 @@ public sealed class DeviceIotlbTests
                 view.Translate(new Iova((page * 4096ul) + 4000), 2000, DmaAccess.Write, out _, out _);
             }
 
-            view.Ask(send);
+            view.Ask();
         }
     }
 

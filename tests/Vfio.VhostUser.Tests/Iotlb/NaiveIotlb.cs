@@ -1,3 +1,5 @@
+using Vfio.Virtio;
+
 namespace Vfio.VhostUser.Tests;
 
 /// <summary>What an IOTLB should answer, byte by byte, for a small window of addresses that begins at <c>origin</c>.</summary>
@@ -25,11 +27,11 @@ internal sealed class NaiveIotlb(ulong origin, int bytes)
 
     public void Forget() => Array.Clear(_known);
 
-    public IotlbPieceKind Kind(Iova address, DmaAccess access)
+    public TranslationStatus Kind(Iova address, DmaAccess access)
     {
         int i = (int)(address.Value - origin);
-        return !_known[i] ? IotlbPieceKind.Missing
-            : (_access[i] & access) == access ? IotlbPieceKind.Mapped : IotlbPieceKind.Refused;
+        return !_known[i] ? TranslationStatus.Miss
+            : (_access[i] & access) == access ? TranslationStatus.Translated : TranslationStatus.Denied;
     }
 
     public HostAddress Host(Iova address) => new(_host[(int)(address.Value - origin)]);

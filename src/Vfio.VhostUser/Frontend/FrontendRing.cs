@@ -1,0 +1,23 @@
+using Vfio.Linux;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>What a front-end tells about one ring.</summary>
+/// <param name="Index">Which ring.</param>
+/// <param name="Size">Entries.</param>
+/// <param name="Descriptors">The descriptor area: an address of the front-end or, with VIRTIO_F_ACCESS_PLATFORM, an IOVA.</param>
+/// <param name="Driver">The driver area.</param>
+/// <param name="Device">The device area.</param>
+/// <param name="Features">What was negotiated: decides the layout and so where a new ring starts.</param>
+/// <param name="Kick">Signalled when buffers were added.</param>
+/// <param name="Call">Signalled by the back-end when buffers were used; null: the driver polls.</param>
+public sealed record FrontendRing(
+    int Index,
+    int Size,
+    FrontendAddress Descriptors,
+    FrontendAddress Driver,
+    FrontendAddress Device,
+    VirtioFeatures Features,
+    EventFd Kick,
+    EventFd? Call);

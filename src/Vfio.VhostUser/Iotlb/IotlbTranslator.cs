@@ -1,0 +1,17 @@
+using System.Runtime.CompilerServices;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser;
+
+/// <summary>Translates IOVAs by a queue's view of the IOTLB: the case with VIRTIO_F_ACCESS_PLATFORM.</summary>
+internal readonly struct IotlbTranslator(IotlbView view) : ITranslator
+{
+    private readonly IotlbView _view = view;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public TranslationStatus Translate(
+        BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable) =>
+        _view.Translate(
+            new Iova(address.Value), length, access == DeviceAccess.Write ? DmaAccess.Write : DmaAccess.Read, out host, out usable);
+}

@@ -1,0 +1,156 @@
+using System.Runtime.InteropServices;
+
+namespace Vfio.VhostUser;
+
+/// <summary>The IOTLB of a session: takes the front-end's messages in after checking them, and sends it questions.</summary>
+/// <remarks>The session's thread applies messages; pollers ask through the views.</remarks>
+internal sealed class SessionIotlb(IVhostUserDevice device)
+{
+    private static readonly IovaRange Everything = new(new Iova(0), new Iova(ulong.MaxValue));
+
+    public DeviceIotlb Table { get; } = new(device.IotlbCapacity);
+
+    /// <summary>Where questions go; null while the front-end gave no channel.</summary>
+    public BackendChannel? Channel { get; set; }
+
+    /// <summary>A view for a ring that is to run.</summary>
+    public IotlbView View() => new(Table, Send);
+
+    /// <summary>The range of a message, checked.</summary>
+    public static IovaRange RangeOf(in IotlbMessage message)
+    {
+        ulong size = message.Size;
+        if (size == 0 && message.Type == IotlbMessageType.Invalidate && message.Iova.Value == 0)
+        {
+            // The size of everything does not fit in 64 bits: QEMU computes a mask plus one.
+            return Everything;
+        }
+
+        return size != 0 && unchecked(message.Iova.Value + (size - 1)) >= message.Iova.Value
+            ? IovaRange.Of(message.Iova, size)
+            : throw new VhostUserProtocolException(
+                $"IotlbMsg of {size} bytes at {message.Iova}: it is empty or passes the end of the address space");
+    }
+
+    /// <summary>Takes an update in, asked for or not. It may lie in several regions, which need not be neighbours here.</summary>
+    public void Update(in IotlbMessage message, GuestMemory memory)
+    {
+        IovaRange range = RangeOf(message);
+        var access = (DmaAccess)message.Permissions;
+        if ((access & ~DmaAccess.ReadWrite) != 0)
+        {
+            throw new VhostUserProtocolException($"IotlbMsg update of {range} has permissions {message.Permissions}; 0 to 3 are right");
+        }
+
+        if (access == DmaAccess.None)
+        {
+            Table.Update(new IotlbRange(range, default, access));
+            return;
+        }
+
+        // All of it, or nothing: first every piece is found.
+        CheckIsInside(range, message.UserAddress, memory);
+        Iova next = range.First;
+        FrontendAddress address = message.UserAddress;
+        while (true)
+        {
+            memory.TryFindPart(address, range.Last - next, out HostAddress host, out ulong span);
+            Table.Update(new IotlbRange(new IovaRange(next, next + span), host, access));
+            if (next + span == range.Last)
+            {
+                return;
+            }
+
+            next += span + 1;
+            address += span + 1;
+        }
+    }
+
+    /// <summary>Asks the front-end for ranges, as far as they are missing and not asked for already.</summary>
+    public void Ask(ReadOnlySpan<IovaRange> ranges, DmaAccess access)
+    {
+        IotlbSnapshot snapshot = Table.Snapshot;
+        var questions = new List<IotlbQuestion>();
+        foreach (IovaRange range in ranges)
+        {
+            for (ulong page = range.First.Value / IotlbQuestion.PageSize; page <= range.Last.Value / IotlbQuestion.PageSize; page++)
+            {
+                var address = new Iova(Math.Max(page * IotlbQuestion.PageSize, range.First.Value));
+                bool isKnown = snapshot.TryFind(address, out IotlbRange found);
+                if (!isKnown || (found.Access & access) != access)
+                {
+                    questions.Add(new IotlbQuestion(address, access, isKnown));
+                }
+            }
+        }
+
+        var picked = new IotlbQuestion[questions.Count];
+        int count = Table.Questions.Pick(CollectionsMarshal.AsSpan(questions), picked);
+        int sent = Send(picked.AsSpan(0, count));
+        Table.Questions.Drop(picked.AsSpan(sent, count - sent));
+    }
+
+    private static void CheckIsInside(IovaRange range, FrontendAddress address, GuestMemory memory)
+    {
+        ulong left = range.Last - range.First;
+        if (unchecked(address.Value + left) < address.Value)
+        {
+            throw new VhostUserProtocolException($"IotlbMsg update of {range} at {address} passes the end of the address space");
+        }
+
+        while (true)
+        {
+            if (!memory.TryFindPart(address, left, out _, out ulong span))
+            {
+                throw new VhostUserProtocolException(
+                    $"IotlbMsg update of {range}: the memory at {address} is in no region of the memory table");
+            }
+
+            if (span == left)
+            {
+                return;
+            }
+
+            address += span + 1;
+            left -= span + 1;
+        }
+    }
+
+    // On a poller's thread.
+    private int Send(ReadOnlySpan<IotlbQuestion> questions)
+    {
+        const int AtOnce = 64;
+        BackendChannel? channel = Channel;
+        if (channel is null)
+        {
+            return 0;
+        }
+
+        Span<IotlbMessage> messages = stackalloc IotlbMessage[AtOnce];
+        int sent = 0;
+        while (sent < questions.Length)
+        {
+            int count = Math.Min(AtOnce, questions.Length - sent);
+            for (int i = 0; i < count; i++)
+            {
+                IotlbQuestion question = questions[sent + i];
+                messages[i] = new IotlbMessage
+                {
+                    Iova = question.Address,
+                    Size = IotlbQuestion.PageSize - (question.Address.Value % IotlbQuestion.PageSize),
+                    Permissions = (byte)question.Access,
+                    Type = question.IsRefusal ? IotlbMessageType.AccessFail : IotlbMessageType.Miss,
+                };
+            }
+
+            if (!channel.TrySendAll<IotlbMessage>(BackendRequest.IotlbMsg, messages[..count]))
+            {
+                return sent;
+            }
+
+            sent += count;
+        }
+
+        return sent;
+    }
+}

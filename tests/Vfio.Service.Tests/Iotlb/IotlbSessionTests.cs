@@ -1,0 +1,270 @@
+using System.Diagnostics;
+using Vfio.Testing.VhostUser;
+using Vfio.VhostUser;
+using Vfio.Virtio;
+
+namespace Vfio.Service.Tests;
+
+[TestClass]
+public sealed class IotlbSessionTests : IDisposable
+{
+    private const ulong Page = 4096;
+    private const int FrameBytes = 3000;
+
+    private static readonly Iova Base = new(0x20_0000_0000);
+
+    private readonly LocalBackend _backend;
+    private readonly IotlbGuest _guest;
+
+    public IotlbSessionTests()
+    {
+        _backend = new LocalBackend(ForwardMode.Io);
+        _guest = new IotlbGuest(_backend.Socket, VirtioFeatures.Version1, 2 << 20, 64, hasIommu: true);
+    }
+
+    public void Dispose()
+    {
+        _guest.Dispose();
+        _backend.Dispose();
+    }
+
+    [TestMethod]
+    public void Access_platform_is_negotiated_and_rings_start_by_misses()
+    {
+        Assert.IsTrue(_backend.Session.Features.HasFlag(VirtioFeatures.AccessPlatform));
+        MapBuffers();
+        RoundTrip(1);
+        Assert.IsGreaterThan(0, _guest.Frontend.Misses);
+        Assert.AreEqual(0, _guest.Frontend.Unanswered);
+        Assert.IsGreaterThan(0, _backend.Session.Iotlb.Hits);
+    }
+
+    [TestMethod]
+    public void Two_adjacent_ranges_of_memory_that_is_not_adjacent_carry_the_right_bytes()
+    {
+        // The frame lies across both pages of each pair; page 7 of memory follows page 2, and page 3 follows page 9.
+        Map(0, 2, DmaAccess.Read);
+        Map(1, 7, DmaAccess.Read);
+        Map(2, 9, DmaAccess.Write);
+        Map(3, 3, DmaAccess.Write);
+        for (byte seed = 1; seed < 20; seed++)
+        {
+            RoundTrip(seed, [(2, 0), (7, 1)], [(9, 2), (3, 3)]);
+        }
+    }
+
+    [TestMethod]
+    public void Misses_stop_after_the_first_round_of_a_static_pool()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        long misses = _guest.Frontend.Misses;
+        for (byte seed = 2; seed < 50; seed++)
+        {
+            RoundTrip(seed);
+        }
+
+        Assert.AreEqual(misses, _guest.Frontend.Misses);
+    }
+
+    [TestMethod]
+    public void An_update_that_nobody_asked_for_is_used()
+    {
+        // Not in the IOMMU's own tables: a miss would stay unanswered.
+        for (uint i = 0; i < 4; i++)
+        {
+            _guest.Frontend.Update(
+                IovaRange.Of(Base + (i * Page), Page), _guest.AddressOf(i * Page), i < 2 ? DmaAccess.Read : DmaAccess.Write);
+        }
+
+        RoundTrip(1);
+        Assert.AreEqual(0, _guest.Frontend.Unanswered);
+    }
+
+    [TestMethod]
+    public void A_frame_in_memory_that_may_not_be_read_breaks_the_ring_and_is_reported_once()
+    {
+        Map(0, 0, DmaAccess.Write);
+        Map(1, 1, DmaAccess.Write);
+        Send(1, [(0, 0), (1, 1)]);
+        Until(() => _guest.Frontend.AccessFailures != 0, "no access failure was reported");
+        Until(() => Logged("the driver broke it (AccessDenied"), "the ring was not stopped");
+        Assert.AreEqual(1, _guest.Frontend.AccessFailures);
+    }
+
+    [TestMethod]
+    public void A_ring_whose_own_pages_are_revoked_stands_still_and_goes_on_when_they_are_back()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        IovaRange ring = IovaRange.Of(new Iova(IotlbGuest.RingBase), Page);
+        _guest.Iommu!.Unmap(ring);
+        _guest.Frontend.Invalidate(ring);
+        Until(() => _guest.Frontend.Unanswered != 0, "the ring did not ask for its page again");
+        _guest.Iommu.Map(ring, _guest.Region.Frontend, DmaAccess.ReadWrite);
+        _guest.Frontend.Update(ring, _guest.Region.Frontend, DmaAccess.ReadWrite);
+        RoundTrip(2);
+    }
+
+    [TestMethod]
+    public void Everything_can_be_invalidated_while_rings_run()
+    {
+        MapBuffers();
+        for (byte seed = 1; seed < 20; seed++)
+        {
+            RoundTrip(seed);
+            _guest.Frontend.Invalidate(new IovaRange(new Iova(0), new Iova(ulong.MaxValue)));
+        }
+    }
+
+    [TestMethod]
+    public void A_new_memory_table_voids_every_translation()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        long misses = _guest.Frontend.Misses;
+        _guest.Frontend.SetMemory(_guest.Region);
+        RoundTrip(2);
+        Assert.IsGreaterThan(misses, _guest.Frontend.Misses);
+    }
+
+    [TestMethod]
+    // Type, address, size, user address (0: a good one), permissions.
+    [DataRow(IotlbMessageType.Update, 0ul, 0ul, 0ul, 3)]
+    [DataRow(IotlbMessageType.Update, ulong.MaxValue, 2ul, 0ul, 3)]
+    [DataRow(IotlbMessageType.Update, 0x1000ul, ulong.MaxValue, 0ul, 3)]
+    [DataRow(IotlbMessageType.Update, 0x1000ul, 0x1000ul, 0x10ul, 3)]
+    [DataRow(IotlbMessageType.Update, 0x1000ul, 0x1000ul, ulong.MaxValue, 3)]
+    [DataRow(IotlbMessageType.Update, 0x1000ul, 0x10_0000_0000ul, 0ul, 3)]
+    [DataRow(IotlbMessageType.Update, 0x1000ul, 0x1000ul, 0ul, 4)]
+    [DataRow(IotlbMessageType.Update, 0x1000ul, 0x1000ul, 0ul, 255)]
+    [DataRow(IotlbMessageType.Invalidate, 0x1000ul, 0ul, 0ul, 0)]
+    [DataRow(IotlbMessageType.Invalidate, 0x1000ul, ulong.MaxValue, 0ul, 0)]
+    [DataRow(IotlbMessageType.Miss, 0x1000ul, 0x1000ul, 0ul, 3)]
+    [DataRow(IotlbMessageType.AccessFail, 0x1000ul, 0x1000ul, 0ul, 3)]
+    [DataRow((IotlbMessageType)0, 0x1000ul, 0x1000ul, 0ul, 3)]
+    [DataRow((IotlbMessageType)5, 0x1000ul, 0x1000ul, 0ul, 3)]
+    [DataRow((IotlbMessageType)255, 0x1000ul, 0x1000ul, 0ul, 3)]
+    public void A_message_that_cannot_be_right_is_refused_and_changes_nothing(
+        object type, ulong iova, ulong size, ulong user, int permissions)
+    {
+        MapBuffers();
+        RoundTrip(1);
+        long entries = _backend.Session.Iotlb.Entries;
+        ulong answer = _guest.Frontend.SendIotlb(new IotlbMessage
+        {
+            Type = (IotlbMessageType)type,
+            Iova = new Iova(iova),
+            Size = size,
+            UserAddress = user == 0 ? _guest.AddressOf(0) : new FrontendAddress(user),
+            Permissions = (byte)permissions,
+        });
+        Assert.AreEqual(1ul, answer);
+        Assert.AreEqual(entries, _backend.Session.Iotlb.Entries);
+        RoundTrip(2);
+    }
+
+    [TestMethod]
+    public void A_range_without_access_is_known_and_refused()
+    {
+        Assert.AreEqual(0ul, _guest.Frontend.SendIotlb(new IotlbMessage
+        {
+            Type = IotlbMessageType.Update,
+            Iova = Base,
+            Size = 2 * Page,
+        }));
+        Send(1, [(0, 0), (1, 1)]);
+        Until(() => _guest.Frontend.AccessFailures != 0, "no access failure was reported");
+    }
+
+    [TestMethod]
+    public void A_flood_of_updates_stays_within_the_capacity()
+    {
+        MapBuffers();
+        for (ulong i = 0; i < DeviceIotlb.DefaultCapacity + 5000; i++)
+        {
+            // Every other page: nothing merges.
+            _guest.Frontend.Update(
+                IovaRange.Of(new Iova(0x100_0000_0000 + (i * 2 * Page)), Page), _guest.AddressOf(0), DmaAccess.Read);
+        }
+
+        RoundTrip(1);
+        IotlbCounters counters = _backend.Session.Iotlb;
+        Assert.IsLessThanOrEqualTo(DeviceIotlb.DefaultCapacity, counters.Entries);
+        Assert.IsGreaterThan(0, counters.Evicted);
+    }
+
+    private static void Until(Func<bool> condition, string otherwise)
+    {
+        long begin = Stopwatch.GetTimestamp();
+        while (!condition())
+        {
+            Assert.IsLessThan(60, Stopwatch.GetElapsedTime(begin).TotalSeconds, otherwise);
+            Thread.Yield();
+        }
+    }
+
+    private bool Logged(string text)
+    {
+        lock (_backend.Log)
+        {
+            return _backend.Log.Any(l => l.Contains(text, StringComparison.Ordinal));
+        }
+    }
+
+    // IOVA page i is page of memory.
+    private void Map(uint i, uint page, DmaAccess access) =>
+        _guest.Map(IovaRange.Of(Base + (i * Page), Page), page * Page, access);
+
+    private void MapBuffers()
+    {
+        for (uint i = 0; i < 4; i++)
+        {
+            Map(i, i, i < 2 ? DmaAccess.Read : DmaAccess.Write);
+        }
+    }
+
+    private void RoundTrip(byte seed) => RoundTrip(seed, [(0, 0), (1, 1)], [(2, 2), (3, 3)]);
+
+    // Each pair: a page of memory, and the IOVA page that it is at. The last 1000 bytes of the first page and what is needed of the second hold the frame.
+    private void RoundTrip(byte seed, (uint Page, uint Iova)[] source, (uint Page, uint Iova)[] target)
+    {
+        byte[] expected = Send(seed, source);
+        int first = (int)Page - 1000;
+        // One buffer over both pages: contiguous for the device, not here.
+        PinnedBuffer buffer = _guest.At(Base + (target[0].Iova * Page) + (ulong)first, (target[0].Page * Page) + (ulong)first, NetHeader.Bytes + FrameBytes);
+        Assert.IsTrue(_guest.Receive.TryAdd([new DmaSegment(buffer, DeviceAccess.Write)], out _));
+        _guest.Receive.Publish();
+        _guest.Kick();
+        var completions = new Completion[1];
+        Until(() => _guest.Receive.Reap(completions) == 1, $"the frame did not come back: {string.Join("; ", _backend.Log)}");
+        Assert.AreEqual((uint)(NetHeader.Bytes + FrameBytes), completions[0].Written);
+        Until(() => _guest.Transmit.Reap(completions) == 1, "the transmit buffer did not come back");
+        int head = (int)Page - first;
+        byte[] received =
+        [
+            .. _guest.Plain((target[0].Page * Page) + (ulong)first, head).Span,
+            .. _guest.Plain(target[1].Page * Page, NetHeader.Bytes + FrameBytes - head).Span,
+        ];
+        CollectionAssert.AreEqual(expected, received[NetHeader.Bytes..]);
+    }
+
+    private byte[] Send(byte seed, (uint Page, uint Iova)[] source)
+    {
+        int total = NetHeader.Bytes + FrameBytes;
+        int first = (int)Page - 1000;
+        var bytes = new byte[total];
+        for (int i = NetHeader.Bytes; i < total; i++)
+        {
+            bytes[i] = unchecked((byte)((i * 31) + seed));
+        }
+
+        bytes.AsSpan(0, 1000).CopyTo(_guest.Plain((source[0].Page * Page) + (ulong)first, 1000).Span);
+        bytes.AsSpan(1000).CopyTo(_guest.Plain(source[1].Page * Page, total - 1000).Span);
+        PinnedBuffer buffer = _guest.At(Base + (source[0].Iova * Page) + (ulong)first, (source[0].Page * Page) + (ulong)first, total);
+        Assert.IsTrue(_guest.Transmit.TryAdd([new DmaSegment(buffer, DeviceAccess.Read)], out _));
+        _guest.Transmit.Publish();
+        _guest.Kick();
+        return bytes[NetHeader.Bytes..];
+    }
+}

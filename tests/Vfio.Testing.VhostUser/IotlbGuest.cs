@@ -1,0 +1,140 @@
+using Vfio.Linux;
+using Vfio.VhostUser;
+using Vfio.Virtio;
+
+namespace Vfio.Testing.VhostUser;
+
+/// <summary>A guest with one network device behind an IOMMU, or without: its memory, its IOMMU, the front-end, and a receive and
+/// a transmit ring. It chooses where its buffers are for the device.</summary>
+public sealed class IotlbGuest : IDisposable
+{
+    /// <summary>Where the guest has its memory.</summary>
+    public const ulong GuestBase = 0x4000_0000;
+
+    /// <summary>Where the device finds the rings; above all memory, so that no IOVA is an address of anything else.</summary>
+    public const ulong RingBase = 0x70_0000_0000;
+
+    /// <summary>Bytes at the start of memory that are the rings'.</summary>
+    public const ulong RingBytes = 4 << 20;
+
+    private readonly EventFd _kick = new();
+    private readonly Thread? _server;
+
+    /// <summary>Connects, shares memory and starts both rings.</summary>
+    /// <param name="socket">To the back-end.</param>
+    /// <param name="features">Beside VERSION_1: the layout, EVENT_IDX and so on.</param>
+    /// <param name="memory">Bytes for buffers, a multiple of 2 MiB.</param>
+    /// <param name="ringSize">Entries of each ring.</param>
+    /// <param name="hasIommu">Whether the device's addresses are IOVAs.</param>
+    /// <param name="servesMisses">Whether a thread of this object answers misses; else the owner does.</param>
+    /// <param name="hugePageSize">The pages that memory is made of.</param>
+    public IotlbGuest(
+        UnixSocket socket,
+        VirtioFeatures features,
+        ulong memory,
+        int ringSize,
+        bool hasIommu,
+        bool servesMisses = true,
+        ulong hugePageSize = 0)
+    {
+        Name = $"iotlb-guest-{Guid.NewGuid():N}"[..28];
+        Region = new FrontendRegion(Name, new GuestPhysicalAddress(GuestBase), RingBytes + memory, hugePageSize);
+        Iommu = hasIommu ? new FrontendIommu() : null;
+        Frontend = new VhostUserFrontend(socket, features, Iommu);
+        if (Iommu is not null && servesMisses)
+        {
+            _server = new Thread(Serve) { Name = "iommu", IsBackground = true };
+            _server.Start();
+        }
+
+        for (ulong offset = 0; Iommu is not null && offset < RingBytes; offset += 4096)
+        {
+            Iommu.Map(IovaRange.Of(new Iova(RingBase + offset), 4096), Region.Frontend + offset, DmaAccess.ReadWrite);
+        }
+
+        Frontend.SetMemory(Region);
+        Receive = Ring(0, ringSize, 0);
+        Transmit = Ring(1, ringSize, RingBytes / 2);
+    }
+
+    /// <summary>The name of the memory file.</summary>
+    public string Name { get; }
+
+    /// <summary>The guest's memory.</summary>
+    public FrontendRegion Region { get; }
+
+    /// <summary>The guest's IOMMU, or null.</summary>
+    public FrontendIommu? Iommu { get; }
+
+    /// <summary>The front-end.</summary>
+    public VhostUserFrontend Frontend { get; }
+
+    /// <summary>Ring 0.</summary>
+    public DriverQueue Receive { get; private set; }
+
+    /// <summary>Ring 1.</summary>
+    public DriverQueue Transmit { get; private set; }
+
+    /// <summary>What went wrong while misses were served, or null.</summary>
+    public Exception? ServerFailure { get; private set; }
+
+    /// <summary>Memory for buffers, as the device finds it where no IOMMU stands between.</summary>
+    /// <param name="offset">From the start of the buffers' memory.</param>
+    /// <param name="length">Bytes.</param>
+    public PinnedBuffer Plain(ulong offset, int length) =>
+        At(new Iova(GuestBase + RingBytes + offset), offset, length);
+
+    /// <summary>The same memory, at an IOVA.</summary>
+    public PinnedBuffer At(Iova iova, ulong offset, int length) =>
+        new(iova, Region.Host + (RingBytes + offset), length);
+
+    /// <summary>Lets the device use a page of the buffers' memory.</summary>
+    /// <param name="page">The IOVAs: 4 KiB, 2 MiB or 1 GiB.</param>
+    /// <param name="offset">From the start of the buffers' memory.</param>
+    /// <param name="access">How.</param>
+    public void Map(IovaRange page, ulong offset, DmaAccess access) => Iommu!.Map(page, AddressOf(offset), access);
+
+    /// <summary>The front-end's address of the buffers' memory.</summary>
+    public FrontendAddress AddressOf(ulong offset) => Region.Frontend + (RingBytes + offset);
+
+    /// <summary>Tells the back-end that there is something.</summary>
+    public void Kick() => _kick.Signal();
+
+    public void Dispose()
+    {
+        Frontend.Close();
+        _server?.Join();
+        Frontend.Dispose();
+        Region.Dispose();
+        _kick.Dispose();
+    }
+
+    private DriverQueue Ring(int index, int size, ulong offset)
+    {
+        ulong iova = Iommu is null ? GuestBase + offset : RingBase + offset;
+        int bytes = DriverQueue.BytesFor(size, Frontend.Features, 0);
+        var queue = DriverQueue.Create(
+            size, Frontend.Features, new PinnedBuffer(new Iova(iova), Region.Host + offset, bytes));
+        // Without an IOMMU ring addresses are the front-end's own; descriptors carry the guest's.
+        ulong shift = Iommu is null ? unchecked(Region.Host.Value - GuestBase) : 0;
+        FrontendAddress Address(BusAddress address) => new(unchecked(address.Value + shift));
+        Frontend.StartRing(new FrontendRing(
+            index, size, Address(queue.DescriptorArea), Address(queue.DriverArea), Address(queue.DeviceArea), Frontend.Features,
+            _kick, null));
+        return queue;
+    }
+
+    private void Serve()
+    {
+        try
+        {
+            while (Frontend.ServeOne())
+            {
+            }
+        }
+        catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
+        {
+            ServerFailure = e;
+        }
+    }
+}

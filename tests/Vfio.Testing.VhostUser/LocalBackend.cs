@@ -1,0 +1,73 @@
+using Vfio.Linux;
+using Vfio.Service;
+using Vfio.VhostUser;
+
+namespace Vfio.Testing.VhostUser;
+
+/// <summary>The real network back-end in this process, with one session that a test holds in its hands.</summary>
+public sealed class LocalBackend : IDisposable
+{
+    private readonly string _directory = Directory.CreateTempSubdirectory("vfiopin-iotlb-").FullName;
+    private readonly PinnedPool _pool;
+    private readonly NetEngine _engine;
+    private readonly Thread _thread;
+
+    /// <summary>Starts it.</summary>
+    /// <param name="mode">What it does with frames.</param>
+    /// <param name="wrap">Puts something between the session and the port; null for nothing.</param>
+    public LocalBackend(ForwardMode mode, Func<IVhostUserDevice, IVhostUserDevice>? wrap = null)
+    {
+        _pool = PinnedPool.Create(new PinnedPoolOptions
+        {
+            Name = "iotlb",
+            Size = 32ul * FrameBatch.BufferSize,
+            Backings = [MemoryBacking.Pages4KiB],
+            BufferSize = FrameBatch.BufferSize,
+            TrackDirty = false,
+        });
+        _engine = new NetEngine(
+            new NetEngineOptions
+            {
+                Mode = mode,
+                // Nobody connects there: the session below stands in for the engine's own.
+                Ports = [new NetPortOptions("iotlb") { SocketPath = Path.Combine(_directory, "socket") }],
+            },
+            _pool,
+            Note);
+        (UnixSocket ours, Socket) = UnixSocket.Pair();
+        IVhostUserDevice port = _engine.Ports[0];
+        Session = new VhostUserSession(ours, wrap is null ? port : wrap(port), Note);
+        _thread = new Thread(Session.Run) { Name = "session", IsBackground = true };
+        _thread.Start();
+    }
+
+    /// <summary>The front-end's end of the connection; whoever takes it owns it.</summary>
+    public UnixSocket Socket { get; }
+
+    /// <summary>The session.</summary>
+    public VhostUserSession Session { get; }
+
+    /// <summary>The port.</summary>
+    public NetPort Port => _engine.Ports[0];
+
+    /// <summary>Lines that were logged.</summary>
+    public System.Collections.ObjectModel.Collection<string> Log { get; } = [];
+
+    public void Dispose()
+    {
+        Session.Close();
+        _thread.Join();
+        Session.Dispose();
+        _engine.Dispose();
+        _pool.Dispose();
+        Directory.Delete(_directory, recursive: true);
+    }
+
+    private void Note(string line)
+    {
+        lock (Log)
+        {
+            Log.Add(line);
+        }
+    }
+}
