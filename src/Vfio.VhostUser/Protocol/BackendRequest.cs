@@ -1,7 +1,7 @@
 namespace Vfio.VhostUser;
 
 /// <summary>Requests of a back-end, by number (vhost-user specification, "Back-end message types").</summary>
-internal enum BackendRequest
+internal enum BackendRequest : uint
 {
     /// <summary>Not a request.</summary>
     None = 0,

@@ -1,7 +1,7 @@
 namespace Vfio.VhostUser;
 
 /// <summary>Requests of a front-end, by number (vhost-user specification, "Front-end message types").</summary>
-internal enum FrontendRequest
+internal enum FrontendRequest : uint
 {
     /// <summary>Not a request.</summary>
     None = 0,

@@ -1,0 +1,56 @@
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser.Tests.Session;
+
+/// <summary>A device that uses no ring and remembers which it was given.</summary>
+internal sealed class RecordingDevice : IVhostUserDevice
+{
+    public VirtioFeatures Features => VirtioFeatures.Version1 | VirtioFeatures.RingPacked | VirtioFeatures.RingEventIdx
+        | VirtioFeatures.RingIndirectDesc | VirtioFeatures.InOrder | VhostFeatures.LogAll
+        | (VirtioFeatures)(NetFeatures.MrgRxbuf | NetFeatures.Mq);
+
+    public ProtocolFeatures ProtocolFeatures => (ProtocolFeatures)int.MaxValue;
+
+    public int RingCount => 4;
+
+    public int QueueNumber => 2;
+
+    public Dictionary<int, VringConfiguration> Running { get; } = [];
+
+    public List<VringConfiguration> Started { get; } = [];
+
+    public ulong Mtu { get; private set; }
+
+    public int Kicks { get; private set; }
+
+    public bool TryReadConfig(int offset, Span<byte> bytes)
+    {
+        for (int i = 0; i < bytes.Length; i++)
+        {
+            bytes[i] = (byte)((offset + i) & 0xFF);
+        }
+
+        return offset + bytes.Length <= 256;
+    }
+
+    public bool TrySetMtu(ulong mtu)
+    {
+        Mtu = mtu is >= 68 and <= 65535 ? mtu : Mtu;
+        return Mtu == mtu;
+    }
+
+    public void StartRing(VringConfiguration ring)
+    {
+        Running.Add(ring.Index, ring);
+        Started.Add(ring);
+    }
+
+    public VringPosition StopRing(int index)
+    {
+        VringPosition position = Running[index].Position;
+        Assert.IsTrue(Running.Remove(index));
+        return position;
+    }
+
+    public void KickRing(int index) => Kicks++;
+}

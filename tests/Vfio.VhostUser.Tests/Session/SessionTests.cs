@@ -1,0 +1,174 @@
+using System.Runtime.InteropServices;
+using Vfio.Linux;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser.Tests.Session;
+
+[TestClass]
+public sealed class SessionTests
+{
+    [TestMethod]
+    public void Features_on_offer_are_the_devices_and_protocol_features()
+    {
+        using var peer = new Peer();
+        ulong features = peer.Ask<ulong>(FrontendRequest.GetFeatures, []);
+        Assert.AreEqual((ulong)(peer.Device.Features | VhostFeatures.ProtocolFeatures), features);
+        var protocol = (ProtocolFeatures)peer.Ask<ulong>(FrontendRequest.GetProtocolFeatures, []);
+        Assert.IsTrue(protocol.HasFlag(ProtocolFeatures.ReplyAck | ProtocolFeatures.ConfigureMemSlots));
+        // What nobody wrote is not offered, whatever the device says.
+        Assert.IsFalse(protocol.HasFlag(ProtocolFeatures.PageFault));
+    }
+
+    [TestMethod]
+    public unsafe void A_ring_is_found_by_front_end_addresses_and_its_buffers_by_guest_addresses()
+    {
+        using Peer peer = new Peer().Negotiate().ShareMemory();
+        using var here = MappedMemory.Map(peer.Memory, 0, Peer.MemoryLength, writable: true);
+        ((byte*)here.Address)[0x20000] = 42;
+        peer.SetUpRing(2);
+        VringConfiguration ring = peer.Device.Running[2];
+        Assert.IsTrue(ring.Enabled);
+        Assert.AreEqual(42, *(byte*)ring.Addresses.Descriptors.Value);
+        var translator = new GuestMemoryTranslator(ring.Memory);
+        Assert.AreEqual(TranslationStatus.Translated, translator.Translate(
+            new BusAddress(Peer.Guest.Value + 0x20000), 1, DeviceAccess.Read, out HostAddress host, out _));
+        Assert.AreEqual(ring.Addresses.Descriptors, host);
+        Assert.AreEqual(TranslationStatus.Denied, translator.Translate(
+            new BusAddress(Peer.User.Value + 0x20000), 1, DeviceAccess.Read, out _, out _));
+    }
+
+    [TestMethod]
+    public void A_ring_runs_once_all_was_said_in_whatever_order()
+    {
+        using Peer peer = new Peer().Negotiate();
+        using var kick = new EventFd();
+        peer.Accepted(FrontendRequest.SetVringKick, 1ul, kick.Descriptor);
+        peer.Accepted(FrontendRequest.SetVringAddr, Peer.Addresses(1));
+        peer.Accepted(FrontendRequest.SetVringEnable, new VringState { Index = 1, Number = 1 });
+        peer.Accepted(FrontendRequest.SetVringNum, new VringState { Index = 1, Number = 128 });
+        Assert.IsEmpty(peer.Device.Running);
+        peer.ShareMemory();
+        Assert.AreEqual(128, peer.Device.Running[1].Size);
+    }
+
+    [TestMethod]
+    public void Get_base_stops_a_ring_and_the_next_kick_starts_it_there()
+    {
+        using Peer peer = new Peer().Negotiate(VirtioFeatures.Version1 | VirtioFeatures.RingPacked).ShareMemory();
+        peer.Accepted(FrontendRequest.SetVringNum, new VringState { Index = 0, Number = 256 });
+        peer.Accepted(FrontendRequest.SetVringBase, new VringState { Index = 0, Number = 0x8010 });
+        peer.Accepted(FrontendRequest.SetVringAddr, Peer.Addresses(0));
+        using var kick = new EventFd();
+        peer.Accepted(FrontendRequest.SetVringKick, 0ul, kick.Descriptor);
+        Assert.IsTrue(peer.Device.Running.ContainsKey(0));
+
+        VringState stopped = peer.Ask(FrontendRequest.GetVringBase, new VringState { Index = 0 });
+        Assert.AreEqual(0x8010_8010u, stopped.Number);
+        Assert.IsEmpty(peer.Device.Running);
+        peer.Accepted(FrontendRequest.SetVringKick, 0ul, kick.Descriptor);
+        Assert.AreEqual(0x8010, peer.Device.Running[0].Position.Avail);
+    }
+
+    [TestMethod]
+    public unsafe void A_split_ring_goes_on_where_its_used_index_stands()
+    {
+        using Peer peer = new Peer().Negotiate().ShareMemory();
+        using var here = MappedMemory.Map(peer.Memory, 0, Peer.MemoryLength, writable: true);
+        ((ushort*)(here.Address + 0x8000))[1] = 77;
+        peer.SetUpRing(0);
+        Assert.AreEqual(new VringPosition(77, 77), peer.Device.Running[0].Position);
+    }
+
+    [TestMethod]
+    public void Memory_comes_and_goes_under_running_rings()
+    {
+        using Peer peer = new Peer().Negotiate().ShareMemory();
+        peer.SetUpRing(0);
+        using FileDescriptor more = MemoryFile.Create("more", 1 << 16);
+        SingleRegion region = Peer.Region(new GuestPhysicalAddress(0), new FrontendAddress(0x1000), 1 << 16);
+        peer.Accepted(FrontendRequest.AddMemReg, region, more);
+        Assert.HasCount(2, peer.Device.Running[0].Memory.Regions);
+        peer.Accepted(FrontendRequest.RemMemReg, region);
+        Assert.HasCount(1, peer.Device.Running[0].Memory.Regions);
+        // The ring's own memory: the ring stops, the session goes on.
+        peer.Accepted(FrontendRequest.RemMemReg, Peer.Region(Peer.Guest, Peer.User, Peer.MemoryLength));
+        Assert.IsEmpty(peer.Device.Running);
+        peer.ShareMemory();
+        Assert.HasCount(1, peer.Device.Running);
+    }
+
+    [TestMethod]
+    public void As_many_regions_as_are_promised_fit_and_not_one_more()
+    {
+        using Peer peer = new Peer().Negotiate();
+        Assert.AreEqual(509ul, peer.Ask<ulong>(FrontendRequest.GetMaxMemSlots, []));
+        for (ulong i = 0; i < 509; i++)
+        {
+            peer.Accepted(FrontendRequest.AddMemReg,
+                Peer.Region(new GuestPhysicalAddress(i << 32), new FrontendAddress(i << 32), 4096), peer.Memory);
+        }
+
+        peer.Refused(FrontendRequest.AddMemReg,
+            Peer.Region(new GuestPhysicalAddress(1ul << 60), new FrontendAddress(1ul << 60), 4096), peer.Memory);
+    }
+
+    [TestMethod]
+    public void Config_space_mtu_and_status_are_answered()
+    {
+        using Peer peer = new Peer().Negotiate();
+        Span<byte> ask = stackalloc byte[20];
+        MemoryMarshal.Write(ask, new ConfigHeader { Offset = 4, Size = 8 });
+        Assert.AreEqual(0x0B0A0908_07060504ul, peer.Ask<Config8>(FrontendRequest.GetConfig, ask).Bytes);
+        MemoryMarshal.Write(ask, new ConfigHeader { Offset = 250, Size = 8 });
+        Assert.AreEqual(default, peer.Ask<Config8>(FrontendRequest.GetConfig, ask));
+        peer.Refused(FrontendRequest.SetConfig, new ConfigHeader());
+
+        peer.Accepted(FrontendRequest.NetSetMtu, 9000ul);
+        Assert.AreEqual(9000ul, peer.Device.Mtu);
+        peer.Refused(FrontendRequest.NetSetMtu, 67ul);
+        peer.Accepted(FrontendRequest.SetStatus, 0xFul);
+        Assert.AreEqual(0xFul, peer.Ask<ulong>(FrontendRequest.GetStatus, []));
+        Assert.AreEqual(2ul, peer.Ask<ulong>(FrontendRequest.GetQueueNum, []));
+    }
+
+    [TestMethod]
+    public void Reset_forgets_rings_and_features()
+    {
+        using Peer peer = new Peer().Negotiate().ShareMemory();
+        peer.SetUpRing(0);
+        peer.Accepted(FrontendRequest.SetStatus, 0xFul);
+        peer.Send(FrontendRequest.ResetDevice, []);
+        Assert.AreEqual(0ul, peer.ReadAnswer());
+        Assert.AreEqual(0ul, peer.Ask<ulong>(FrontendRequest.GetStatus, []));
+        Assert.IsEmpty(peer.Device.Running);
+        Assert.AreEqual(VirtioFeatures.None, peer.Session.Features);
+    }
+
+    [TestMethod]
+    public void Calls_and_kicks_go_in_band_where_that_was_negotiated()
+    {
+        using Peer peer = new Peer().Negotiate().ShareMemory();
+        (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
+        using var backend = new MessageChannel(ours);
+        using (theirs)
+        {
+            peer.Send(FrontendRequest.SetBackendReqFd, [], theirs.Descriptor);
+        }
+
+        Assert.AreEqual(0ul, peer.ReadAnswer());
+        peer.Accepted(FrontendRequest.SetVringNum, new VringState { Index = 0, Number = 16 });
+        peer.Accepted(FrontendRequest.SetVringAddr, Peer.Addresses(0));
+        peer.Accepted(FrontendRequest.VringKick, new VringState { Index = 0 });
+        Assert.AreEqual(1, peer.Device.Kicks);
+        Assert.IsTrue(peer.Device.Running[0].Call!.TrySignal());
+        Assert.IsTrue(backend.Receive());
+        Assert.AreEqual((uint)BackendRequest.VringCall, backend.Header.Request);
+    }
+
+    [StructLayout(LayoutKind.Sequential, Pack = 4)]
+    private struct Config8
+    {
+        public ConfigHeader Header;
+        public ulong Bytes;
+    }
+}
