@@ -187,6 +187,39 @@ public sealed class Engine : IDisposable
         return PoolInfo.Of(pool);
     }
 
+    /// <summary>Keeps a pool from being destroyed, and all devices that reach it from being driven by others.</summary>
+    /// <returns>Call it once at the end.</returns>
+    internal Action Occupy(EnginePool pool, string user)
+    {
+        var taken = new Stack<Action>();
+        void End()
+        {
+            while (taken.TryPop(out Action? give))
+            {
+                give();
+            }
+        }
+
+        try
+        {
+            lock (_gate)
+            {
+                taken.Push(pool.Use(user));
+                foreach (OpenDevice device in pool.Space.Devices)
+                {
+                    taken.Push(device.Take(user));
+                }
+            }
+
+            return End;
+        }
+        catch
+        {
+            End();
+            throw;
+        }
+    }
+
     internal void DestroyPool(string name)
     {
         lock (_gate)

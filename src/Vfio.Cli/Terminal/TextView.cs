@@ -20,6 +20,9 @@ internal sealed class TextView
     /// <summary>One line.</summary>
     public void Line(string text) => _out.WriteLine(text);
 
+    /// <summary>One line with Spectre's markup; on a terminal only.</summary>
+    public void Markup(string text) => _console?.MarkupLine(text);
+
     /// <summary>One line that begins with a word in colour.</summary>
     public void Line(string word, string color, string text)
     {
@@ -29,7 +32,7 @@ internal sealed class TextView
         }
         else
         {
-            _console.Markup($"[{color}]{Markup.Escape(word)}[/]  ");
+            _console.Markup($"[{color}]{Spectre.Console.Markup.Escape(word)}[/]  ");
             // Not through Spectre, which would wrap it: what is cut at the terminal's edge cannot be copied.
             _out.WriteLine(text);
         }

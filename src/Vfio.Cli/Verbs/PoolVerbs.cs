@@ -1,11 +1,12 @@
 using System.CommandLine;
 using System.Globalization;
 using Vfio.Cli.Terminal;
+using Vfio.Linux;
 using Vfio.Service;
 
 namespace Vfio.Cli.Verbs;
 
-/// <summary><c>vfiopin pool plan|create|list|show|grow|shrink|destroy</c>.</summary>
+/// <summary><c>vfiopin pool plan|create|list|show|grow|shrink|restore|destroy</c>.</summary>
 internal static class PoolVerbs
 {
     public static Command Build(VerbBuilder verbs) => verbs.Noun(
@@ -17,6 +18,7 @@ internal static class PoolVerbs
         BuildShow(verbs),
         BuildChange(verbs, "grow", "Adds memory to a pool, as a segment of its own", PoolOperations.Grow),
         BuildChange(verbs, "shrink", "Takes memory off the end of a pool", PoolOperations.Shrink),
+        BuildRestore(verbs),
         BuildDestroy(verbs));
 
     public static Argument<string> Name() => new("POOL") { Description = "The pool's name" };
@@ -93,6 +95,35 @@ internal static class PoolVerbs
             run.Show(run.Call(control, operation, change), ServiceJson.Default.PoolInfo, ShowPool);
             return Vfiopin.Done;
         });
+    }
+
+    private static Command BuildRestore(VerbBuilder verbs)
+    {
+        Argument<string> name = Name();
+        var files = new Argument<string[]>("EXPORT") { Description = "Exports in order, the base first", Arity = ArgumentArity.OneOrMore };
+        return verbs.Verb(
+            "restore",
+            "Puts a chain of exports back into a pool that nobody uses",
+            ["vfiopin pool restore demo2 base.export changes-1.export"],
+            [name, files],
+            run =>
+            {
+                using IControl control = run.Daemon();
+                var chain = new List<DataFile>();
+                try
+                {
+                    chain.AddRange(run.Get(files).Select(f => DataFile.Input(f, run.Environment)));
+                    FileDescriptor[] descriptors = [.. chain.Select(f => f.Descriptor)];
+                    run.Show(
+                        run.Call(control, DirtyOperations.Restore, new PoolName(run.Get(name)), descriptors), ServiceJson.Default.PoolInfo, ShowPool);
+                }
+                finally
+                {
+                    chain.ForEach(f => f.Dispose());
+                }
+
+                return Vfiopin.Done;
+            });
     }
 
     private static Command BuildDestroy(VerbBuilder verbs)

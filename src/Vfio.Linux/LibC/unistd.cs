@@ -35,6 +35,9 @@ internal static unsafe partial class LibC
     [LibraryImport("libc", SetLastError = true)]
     public static partial uint getegid();
 
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int execvp(byte* file, byte** argv);
+
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     public static partial int access(string pathname, int mode);
 

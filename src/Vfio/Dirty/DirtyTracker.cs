@@ -17,6 +17,7 @@ public sealed class DirtyTracker
     private SegmentRecord[] _records = [];
     private string? _foreign;
     private bool _kernel;
+    private bool _mixed;
 
     internal DirtyTracker(PinnedPool pool) => _pool = pool;
 
@@ -106,6 +107,7 @@ public sealed class DirtyTracker
         lock (_lock)
         {
             LastExport = null;
+            _mixed = false;
             foreach (SegmentRecord record in Records)
             {
                 record.Bits.Harvest(new ulong[record.Bits.Words]);
@@ -145,7 +147,9 @@ public sealed class DirtyTracker
                 }
             }
 
-            return Answer(taken, sources | DirtySources.OwnRecord, inFlight);
+            DirtyAnswer answer = Answer(taken, sources | DirtySources.OwnRecord, inFlight);
+            _mixed = false;
+            return answer;
         }
     }
 
@@ -154,9 +158,14 @@ public sealed class DirtyTracker
     public void PutBack(DirtyAnswer answer)
     {
         ArgumentNullException.ThrowIfNull(answer);
-        foreach (DirtyRange range in answer.Ranges())
+        lock (_lock)
         {
-            Mark(range.First, range.Length);
+            // Pages that were only perhaps written are in the record from now on, which therefore is exact no more until it is taken.
+            _mixed |= answer.Precision != DirtyPrecision.Exact;
+            foreach (DirtyRange range in answer.Ranges())
+            {
+                Mark(range.First, range.Length);
+            }
         }
     }
 
@@ -305,7 +314,7 @@ public sealed class DirtyTracker
             }
         }
 
-        bool exact = (sources & DirtySources.Kernel) == 0 && inFlight == 0;
+        bool exact = (sources & DirtySources.Kernel) == 0 && inFlight == 0 && !_mixed;
         return new DirtyAnswer(length, words, exact ? DirtyPrecision.Exact : DirtyPrecision.Superset, sources, inFlight);
     }
 }
