@@ -16,6 +16,7 @@ internal sealed class ProgressMeter(string stage, Action<ProgressReport>? progre
         }
 
         long percent = (long)((double)done / total * 100);
+        // ORDER: none needed beyond the number itself; the exchange below decides which of several threads reports.
         long last = Volatile.Read(ref _lastPercent);
         if (percent > last && Interlocked.CompareExchange(ref _lastPercent, percent, last) == last)
         {

@@ -36,6 +36,7 @@ internal sealed class PortConnection : IDisposable
     public int Sessions { get; private set; }
 
     /// <summary>The session that runs now, or null.</summary>
+    // ORDER: acquire; pairs with the release where the session is published, so that a reader sees it whole.
     public VhostUserSession? Session => Volatile.Read(ref _session);
 
     public void Start() => _thread.Start();

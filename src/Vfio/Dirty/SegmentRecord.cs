@@ -34,6 +34,7 @@ internal sealed class SegmentRecord(PoolSegment segment)
         ulong count = 0;
         for (int page = 0; page < _inFlight.Length; page++)
         {
+            // ORDER: acquire; pairs with the exchanges in Begin and End: a write that is seen as ended has marked its bits.
             if (Volatile.Read(ref _inFlight[page]) != 0)
             {
                 count++;

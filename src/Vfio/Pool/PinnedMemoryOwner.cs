@@ -21,6 +21,7 @@ public sealed unsafe class PinnedMemoryOwner : MemoryManager<byte>
     {
         get
         {
+            // ORDER: pairs with the exchange in Dispose; a use that races with it is the renter's mistake.
             ObjectDisposedException.ThrowIf(Volatile.Read(ref _returned) != 0, this);
             return _buffer;
         }
