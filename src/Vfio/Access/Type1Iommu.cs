@@ -130,7 +130,7 @@ public sealed unsafe class Type1Iommu
 
     /// <summary>Unmaps a range and gets its dirty bits in the same step, so that no write is lost between the two.</summary>
     /// <param name="range">The IOVAs, whole mappings.</param>
-    /// <param name="bitmap">A bit per page of <see cref="DirtyCapability.PageSize"/>; set bits are added to it.</param>
+    /// <param name="bitmap">A bit per page of <see cref="DirtyCapability.PageSize"/>; what it held is gone.</param>
     /// <exception cref="LinuxException">VFIO_IOMMU_UNMAP_DMA failed, or less was unmapped than asked for.</exception>
     public void UnmapWithDirtyBitmap(IovaRange range, Span<ulong> bitmap)
     {
@@ -151,6 +151,7 @@ public sealed unsafe class Type1Iommu
             };
             int result = _kernel.Ioctl(_container.Number, vfio.VFIO_IOMMU_UNMAP_DMA, &request);
             CheckUnmapped(result, request.Unmap.size, range);
+            ClearBeyond(bitmap, range.Length / pageSize);
         }
     }
 
@@ -164,7 +165,7 @@ public sealed unsafe class Type1Iommu
 
     /// <summary>Collects the kernel's dirty bits of a range and clears them there.</summary>
     /// <param name="range">The IOVAs, whole mappings.</param>
-    /// <param name="bitmap">A bit per page of <see cref="DirtyCapability.PageSize"/>.</param>
+    /// <param name="bitmap">A bit per page of <see cref="DirtyCapability.PageSize"/>; what it held is gone.</param>
     /// <remarks>For an ordinary vfio-pci device every mapped page comes back dirty each time
     /// (<c>update_user_bitmap</c>: non-pinned groups): an upper bound, never the exact answer.</remarks>
     /// <exception cref="LinuxException">VFIO_IOMMU_DIRTY_PAGES failed.</exception>
@@ -189,6 +190,7 @@ public sealed unsafe class Type1Iommu
                 },
             };
             CheckDirty(_kernel.Ioctl(_container.Number, vfio.VFIO_IOMMU_DIRTY_PAGES, &request), $"get bitmap of iova {range}");
+            ClearBeyond(bitmap, range.Length / pageSize);
         }
     }
 
@@ -226,9 +228,23 @@ public sealed unsafe class Type1Iommu
     {
         DirtyCapability capability = DirtyTracking
             ?? throw VfioFailure.Exception("VFIO_IOMMU_DIRTY_PAGES", Errno.ENOTTY, $"iova {range}");
-        ulong words = (((range.Length / capability.PageSize) + 63) / 64);
+        ulong words = ((range.Length / capability.PageSize) + 63) / 64;
         ArgumentOutOfRangeException.ThrowIfLessThan((ulong)bitmap.Length, words, nameof(bitmap));
+        // The kernel overwrites some words and adds to others, as its mappings lie (update_user_bitmap).
+        bitmap.Clear();
         return capability.PageSize;
+    }
+
+    // After a range of several mappings kernel 6.1 also sets bits behind the last page.
+    private static void ClearBeyond(Span<ulong> bitmap, ulong pages)
+    {
+        int whole = (int)(pages / 64);
+        if (pages % 64 != 0)
+        {
+            bitmap[whole++] &= (1ul << (int)(pages % 64)) - 1;
+        }
+
+        bitmap[whole..].Clear();
     }
 
     private void SetDirtyTracking(uint flag, string what)
