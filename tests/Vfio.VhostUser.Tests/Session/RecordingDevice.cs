@@ -23,6 +23,8 @@ internal sealed class RecordingDevice : IVhostUserDevice
 
     public int Kicks { get; private set; }
 
+    public int Waits { get; private set; }
+
     public bool TryReadConfig(int offset, Span<byte> bytes)
     {
         for (int i = 0; i < bytes.Length; i++)
@@ -53,4 +55,7 @@ internal sealed class RecordingDevice : IVhostUserDevice
     }
 
     public void KickRing(int index) => Kicks++;
+
+    // No thread of this device reads anything, so there is nobody to wait for.
+    public void AwaitQuiescence() => Waits++;
 }
