@@ -9,6 +9,7 @@ namespace Vfio.Service;
 internal sealed class ControlConnection(ControlServer server, Engine engine, UnixSocket socket, string who)
 {
     private const int MostCalls = 8;
+    private const int DeepestMessage = 16;
 
     private static readonly TimeSpan LongestFarewell = TimeSpan.FromSeconds(5);
 
@@ -115,10 +116,11 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
         JsonElement message;
         try
         {
-            using var document = JsonDocument.Parse(line, new JsonDocumentOptions { MaxDepth = 16 });
+            CheckText(line.Span);
+            using var document = JsonDocument.Parse(line, new JsonDocumentOptions { MaxDepth = DeepestMessage });
             message = document.RootElement.Clone();
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             SendError(null, RpcError.Parse, $"not JSON: {e.Message}", null);
             return true;
@@ -152,6 +154,20 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
 
         Begin(operation, request, descriptors);
         return true;
+    }
+
+    // Strings are checked only when they are asked for: half a surrogate pair, or bytes that are no UTF-8, would throw
+    // InvalidOperationException wherever that is.
+    private static void CheckText(ReadOnlySpan<byte> line)
+    {
+        var reader = new Utf8JsonReader(line, new JsonReaderOptions { MaxDepth = DeepestMessage });
+        while (reader.Read())
+        {
+            if (reader.TokenType is JsonTokenType.String or JsonTokenType.PropertyName)
+            {
+                _ = reader.GetString();
+            }
+        }
     }
 
     private void Begin(Operation operation, RpcRequest request, FileDescriptor[] descriptors)

@@ -46,6 +46,11 @@ public sealed class ControlServerTests : IDisposable
     [DataRow("""{"jsonrpc":"2.0","id":1,"method":"daemon.info","params":[1]}""", RpcError.InvalidRequest)]
     [DataRow("""{"jsonrpc":"2.0","id":1,"method":"daemon.info","descriptors":-1}""", RpcError.InvalidRequest)]
     [DataRow("""{"jsonrpc":"2.0","id":1,"method":"daemon.info","descriptors":"x"}""", RpcError.InvalidRequest)]
+    [DataRow("""{"jsonrpc":"2.0","id":1,"method":"\ud800"}""", RpcError.Parse)]
+    [DataRow("""{"jsonrpc":"2.0","id":"\ud800","method":"no.such"}""", RpcError.Parse)]
+    [DataRow("""{"jsonrpc":"\udc00","id":1,"method":"daemon.info"}""", RpcError.Parse)]
+    [DataRow("""{"\ud800":1,"jsonrpc":"2.0","id":1,"method":"daemon.info"}""", RpcError.Parse)]
+    [DataRow("""{"jsonrpc":"2.0","id":1,"method":"cancel","params":{"\ud800":1}}""", RpcError.Parse)]
     [DataRow("""{"jsonrpc":"2.0","id":1,"method":"no.such"}""", RpcError.MethodNotFound)]
     [DataRow("""{"jsonrpc":"2.0","id":1,"method":"daemon.info","params":{"extra":1}}""", RpcError.InvalidParameters)]
     public void A_malformed_line_is_answered_with_an_error_and_the_next_one_is_served(string line, int code)
@@ -53,6 +58,16 @@ public sealed class ControlServerTests : IDisposable
         using DaemonFixture.RawClient client = _daemon.ConnectRaw();
         client.Send(line + "\n");
         Assert.AreEqual(code, ErrorCode(client.ReadLine()));
+        client.Send(Good);
+        Assert.AreEqual(7, Id(client.ReadLine()));
+    }
+
+    [TestMethod]
+    public void Bytes_that_are_no_text_are_refused_and_the_next_line_is_served()
+    {
+        using DaemonFixture.RawClient client = _daemon.ConnectRaw();
+        client.Send([.. "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\""u8, 0xff, 0xc0, .. "\"}\n"u8]);
+        Assert.AreEqual(RpcError.Parse, ErrorCode(client.ReadLine()));
         client.Send(Good);
         Assert.AreEqual(7, Id(client.ReadLine()));
     }

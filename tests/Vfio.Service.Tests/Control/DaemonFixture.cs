@@ -45,7 +45,9 @@ internal sealed class DaemonFixture : IDisposable
             _reader = new StreamReader(_stream);
         }
 
-        public void Send(string text) => _stream.Write(Encoding.UTF8.GetBytes(text));
+        public void Send(string text) => Send(Encoding.UTF8.GetBytes(text));
+
+        public void Send(ReadOnlySpan<byte> bytes) => _stream.Write(bytes);
 
         public string? ReadLine()
         {
