@@ -79,6 +79,13 @@ internal sealed class DataFile : IDisposable
         return new DataFile(Open(path, FileMode.Open, FileAccess.Read));
     }
 
+    /// <summary>Bytes of a file.</summary>
+    public static ulong LengthOf(string path)
+    {
+        using SafeFileHandle handle = OpenHandle(path, FileMode.Open, FileAccess.Read);
+        return (ulong)RandomAccess.GetLength(handle);
+    }
+
     /// <summary>The transfer ended well: what came through is all written, and the file gets its name.</summary>
     /// <exception cref="IOException">Writing to this process's own stream failed.</exception>
     public void Commit()
@@ -109,11 +116,27 @@ internal sealed class DataFile : IDisposable
 
     private static FileDescriptor Open(string path, FileMode mode, FileAccess access)
     {
-        using SafeFileHandle handle = File.OpenHandle(path, mode, access);
+        using SafeFileHandle handle = OpenHandle(path, mode, access);
         var descriptor = new FileDescriptor(LinuxKernel.Instance, (int)handle.DangerousGetHandle());
         // The number has its new owner; the handle closes nothing.
         handle.SetHandleAsInvalid();
         return descriptor;
+    }
+
+    private static SafeFileHandle OpenHandle(string path, FileMode mode, FileAccess access)
+    {
+        try
+        {
+            return File.OpenHandle(path, mode, access);
+        }
+        catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
+        {
+            throw new LinuxException("open", Errno.ENOENT, path, "there is no such file or directory", "look at the path");
+        }
+        catch (UnauthorizedAccessException)
+        {
+            throw new LinuxException("open", Errno.EACCES, path, "this user may not open it", "look at its mode: ls -ld");
+        }
     }
 
     private static void CopyOut(UnixSocket from, Stream to)

@@ -118,7 +118,7 @@ internal static class BlkVerbs
                 string path = run.Get(input)!;
                 ulong bytes = run.Get(length) ?? (path == "-"
                     ? throw new UsageException("--in -: the length of the data is not known; tell it with --length")
-                    : (ulong)new FileInfo(path).Length);
+                    : DataFile.LengthOf(path));
                 using IControl control = Control(run, run.Get(pool));
                 using DataFile file = DataFile.Input(path, run.Environment);
                 BlockTransferResult result = run.Call(
@@ -148,7 +148,7 @@ internal static class BlkVerbs
             {
                 var lines = new List<(string, string)>
                 {
-                    (what, string.Create(CultureInfo.InvariantCulture, $"{r.Bytes} bytes at {r.Offset} of {r.Device}, through pool {r.Pool}")),
+                    (what, string.Create(CultureInfo.InvariantCulture, $"{r.Bytes} bytes at {r.Offset} of {r.Device}, through {(r.Pool is null ? "a pool made for it" : $"pool {r.Pool}")}")),
                     ("time", string.Create(CultureInfo.InvariantCulture, $"{r.Seconds:0.000} s, {SizeText.Of((ulong)(r.Bytes / Math.Max(r.Seconds, 1e-9)))}/s")),
                 };
                 if (r.Sha256 is not null)

@@ -57,9 +57,9 @@ public sealed record BlockInfo(
 
 /// <summary>What a transfer did.</summary>
 /// <param name="Device">The device.</param>
-/// <param name="Pool">The pool that the data went through.</param>
+/// <param name="Pool">The pool that the data went through, or null for one made for the call.</param>
 /// <param name="Offset">The first byte on the device.</param>
 /// <param name="Bytes">Bytes moved.</param>
 /// <param name="Seconds">How long it took.</param>
 /// <param name="Sha256">The SHA-256 of the data in hexadecimal, or null when it was not asked for.</param>
-public sealed record BlockTransferResult(PciAddress Device, string Pool, ulong Offset, ulong Bytes, double Seconds, string? Sha256);
+public sealed record BlockTransferResult(PciAddress Device, string? Pool, ulong Offset, ulong Bytes, double Seconds, string? Sha256);

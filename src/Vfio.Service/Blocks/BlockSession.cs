@@ -14,6 +14,7 @@ internal sealed class BlockSession : IDisposable
     private readonly Stack<Action> _undo = new();
     private readonly EnginePool _pool;
     private readonly VirtioBlockOptions _options;
+    private bool _isTemporary;
     private PinnedBuffer _arena;
     private PinnedBuffer _data;
 
@@ -30,7 +31,8 @@ internal sealed class BlockSession : IDisposable
 
     public VirtioBlockDevice Disk { get; private set; } = null!;
 
-    public string PoolName => _pool.Name;
+    /// <summary>The pool's name, or null for one made for the call.</summary>
+    public string? PoolName => _isTemporary ? null : _pool.Name;
 
     /// <summary>Memory for the data of each request in flight.</summary>
     public IReadOnlyList<PinnedBuffer> Buffers { get; private set; } = [];
@@ -80,6 +82,7 @@ internal sealed class BlockSession : IDisposable
             pool = engine.CreatePool(
                 new PoolRequest(name, size) { Devices = [request.Device], PageSizes = ["2MiB", "thp", "4KiB"] }, context);
             _undo.Push(() => engine.DestroyPool(name));
+            _isTemporary = true;
         }
 
         try

@@ -283,12 +283,18 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
         // JSON-RPC 2.0, 4.1 "Notification": no answer, not even an error.
         if (id is { } own)
         {
-            Send(RpcMessage.Result(own, result, descriptors.Count), [.. descriptors]);
+            Errno errno = Send(RpcMessage.Result(own, result, descriptors.Count), [.. descriptors]);
+            if (errno is not (Errno.None or Errno.EPIPE or Errno.ECONNRESET))
+            {
+                var error = new LinuxException("sendmsg", errno, $"the answer and {descriptors.Count} descriptors", "they could not be handed over");
+                SendError(id, RpcError.Failed, error.Message, ErrorData.Of(error));
+            }
         }
     }
 
+    // A client that is gone is seen by the reading thread; there is nobody left to tell.
     private void SendError(JsonElement? id, int code, string message, ErrorData? data) =>
-        Send(RpcMessage.Error(id, code, message, data), []);
+        _ = Send(RpcMessage.Error(id, code, message, data), []);
 
     private void SendProgress(JsonElement? id, ProgressReport report)
     {
@@ -304,12 +310,11 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
         }
     }
 
-    private void Send(ReadOnlyMemory<byte> line, FileDescriptor[] descriptors)
+    private Errno Send(ReadOnlyMemory<byte> line, FileDescriptor[] descriptors)
     {
         lock (_sending)
         {
-            // A client that is gone is seen by the reading thread; there is nobody left to tell.
-            _ = socket.Send(line.Span, descriptors);
+            return socket.Send(line.Span, descriptors);
         }
     }
 

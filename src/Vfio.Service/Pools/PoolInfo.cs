@@ -1,3 +1,5 @@
+using Vfio.Linux;
+
 namespace Vfio.Service;
 
 /// <summary>A pool as <c>pool show</c> tells it.</summary>
@@ -31,21 +33,33 @@ public sealed record PoolInfo(
     {
         PinnedPool memory = pool.Pool;
         PoolUse use = memory.Use();
-        Type1Iommu iommu = pool.Space.Pinner.Iommu;
-        iommu.Refresh();
         return new PoolInfo(
             memory.Name,
             memory.Length,
             memory.PinnedBytes,
             memory.MapCalls,
             memory.EntriesUsed,
-            iommu.AvailableEntries,
+            EntriesLeft(pool.Space.Pinner.Iommu),
             memory.BufferSize,
             use.Buffers,
             use.Pieces,
             use.Bytes,
             [.. pool.Space.Devices.Select(d => d.Address)],
             [.. memory.Segments.Select(SegmentInfo.Of)]);
+    }
+
+    // What was done to the pool is done: that it cannot be told how many entries are left makes no failure of it.
+    private static uint? EntriesLeft(Type1Iommu iommu)
+    {
+        try
+        {
+            iommu.Refresh();
+            return iommu.AvailableEntries;
+        }
+        catch (LinuxException)
+        {
+            return null;
+        }
     }
 }
 

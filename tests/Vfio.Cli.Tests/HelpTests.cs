@@ -1,0 +1,104 @@
+using System.CommandLine;
+
+namespace Vfio.Cli.Tests;
+
+[TestClass]
+public sealed class HelpTests
+{
+    [TestMethod]
+    public void Every_verb_has_help_with_an_example_that_parses_and_takes_json()
+    {
+        using var rig = new CliRig();
+        var environment = new CliEnvironment { Out = TextWriter.Null, Error = TextWriter.Null };
+        RootCommand root = Vfiopin.Build(environment, new CommonOptions(environment));
+        int verbs = 0;
+        foreach (string[] path in Verbs(root, []))
+        {
+            CliOutcome help = rig.Run([.. path, "--help"]);
+            Assert.AreEqual(0, help.Code);
+            Assert.AreEqual(string.Empty, help.Error);
+            StringAssert.Contains(help.Output, "Example", StringComparison.Ordinal);
+            StringAssert.Contains(help.Output, "-o, --output", StringComparison.Ordinal);
+            StringAssert.Contains(help.Output, "  vfiopin " + string.Join(' ', path), StringComparison.Ordinal);
+            foreach (string example in help.Output.Split('\n').Where(l => l.StartsWith("  vfiopin " + string.Join(' ', path), StringComparison.Ordinal) && !l.Contains('[', StringComparison.Ordinal)))
+            {
+                string[] words = example.Replace("vfiopin", string.Empty, StringComparison.Ordinal).Split(' ', StringSplitOptions.RemoveEmptyEntries);
+                Assert.IsEmpty(root.Parse([.. words.TakeWhile(w => w is not ("&" or "|"))]).Errors, example);
+            }
+
+            verbs++;
+        }
+
+        Assert.IsGreaterThanOrEqualTo(20, verbs);
+    }
+
+    [TestMethod]
+    [DataRow("")]
+    [DataRow("nonsense")]
+    [DataRow("pool")]
+    [DataRow("pool create")]
+    [DataRow("pool create demo --device 0000:00:05.0")]
+    [DataRow("pool create demo --size 128MB --device 0000:00:05.0")]
+    [DataRow("pool create demo --size 128MiB --device 5")]
+    [DataRow("pool create demo --size 128MiB --device 0000:00:05.0 --page-size 3MiB")]
+    [DataRow("pool list extra")]
+    [DataRow("pool list -o yaml")]
+    [DataRow("device bind")]
+    [DataRow("device show 0000:00:99.0")]
+    [DataRow("blk read")]
+    [DataRow("blk read 0000:00:05.0 --offset -1")]
+    [DataRow("blk write 0000:00:05.0")]
+    [DataRow("blk write 0000:00:05.0 --in -")]
+    [DataRow("dirty export demo")]
+    [DataRow("dirty export demo --out x --base --since 4d13de43-f644-472b-bcb1-ca5f24921e15")]
+    [DataRow("daemon --group no-such-group-here")]
+    [DataRow("attach demo")]
+    public void What_makes_no_sense_is_exit_code_2_and_goes_to_standard_error(string? line)
+    {
+        using var rig = new CliRig();
+        CliOutcome outcome = rig.Run((line ?? string.Empty).Split(' ', StringSplitOptions.RemoveEmptyEntries));
+        Assert.AreEqual(2, outcome.Code, outcome.Error);
+        Assert.AreEqual(string.Empty, outcome.Output);
+        StringAssert.StartsWith(outcome.Error, "vfiopin: ", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
+    [DataRow("4096", 4096ul)]
+    [DataRow("0", 0ul)]
+    [DataRow("1KiB", 1024ul)]
+    [DataRow("128MiB", 134217728ul)]
+    [DataRow("1GiB", 1073741824ul)]
+    [DataRow("16777215TiB", 18446742974197923840ul)]
+    public void Sizes_are_read(string text, ulong bytes)
+    {
+        Assert.IsTrue(SizeParser.TryParse(text, out ulong size));
+        Assert.AreEqual(bytes, size);
+    }
+
+    [TestMethod]
+    [DataRow("")]
+    [DataRow("MiB")]
+    [DataRow("-1")]
+    [DataRow("+1")]
+    [DataRow(" 1")]
+    [DataRow("1 MiB")]
+    [DataRow("1.5GiB")]
+    [DataRow("128MB")]
+    [DataRow("128M")]
+    [DataRow("128mib")]
+    [DataRow("0x1000")]
+    [DataRow("1e3")]
+    [DataRow("16777216TiB")]
+    [DataRow("18446744073709551616")]
+    public void What_is_no_size_is_refused(string text) => Assert.IsFalse(SizeParser.TryParse(text, out _));
+
+    private static IEnumerable<string[]> Verbs(Command command, string[] path)
+    {
+        if (command.Subcommands.Count == 0)
+        {
+            return [path];
+        }
+
+        return command.Subcommands.SelectMany(c => Verbs(c, [.. path, c.Name]));
+    }
+}

@@ -1,0 +1,153 @@
+using System.Text.Json;
+using Vfio.Linux;
+
+namespace Vfio.Cli.Tests;
+
+[TestClass]
+public sealed class PoolVerbTests
+{
+    private static readonly string[] Create = ["pool", "create", "demo", "--size", "4MiB", "--page-size", "4KiB", "--device", CliRig.Device];
+
+    [TestMethod]
+    public void A_pool_is_made_shown_and_destroyed_with_one_map_call()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        JsonElement made = rig.RunJson(Create);
+        Assert.AreEqual(1, made.GetProperty("mapCalls").GetInt32());
+        Assert.AreEqual(4u << 20, made.GetProperty("pinnedBytes").GetUInt32());
+        Assert.HasCount(1, rig.Host.Kernel.Mappings);
+        Assert.AreEqual("demo", rig.RunJson("pool", "list")[0].GetProperty("name").GetString());
+
+        CliOutcome shown = rig.Run("pool", "show", "demo");
+        StringAssert.Contains(shown.Output, "map calls      1\n", StringComparison.Ordinal);
+        Assert.DoesNotContain('\e', shown.Output);
+
+        Assert.AreEqual(0, rig.Run("pool", "destroy", "demo").Code);
+        Assert.IsEmpty(rig.Host.Kernel.Mappings);
+        rig.Host.Kernel.AssertNothingLeft();
+    }
+
+    [TestMethod]
+    public void A_pool_grows_and_shrinks_by_segments()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        Assert.AreEqual(2, rig.RunJson("pool", "grow", "demo", "--by", "1MiB").GetProperty("segments").GetArrayLength());
+        Assert.HasCount(2, rig.Host.Kernel.Mappings);
+        StringAssert.Contains(rig.RunFailing("pool", "shrink", "demo", "--by", "2MiB"), "--grain", StringComparison.Ordinal);
+        Assert.AreEqual(1, rig.RunJson("pool", "shrink", "demo", "--by", "1MiB").GetProperty("segments").GetArrayLength());
+    }
+
+    [TestMethod]
+    public void The_end_of_the_daemon_leaves_nothing_pinned()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        rig.StopDaemon();
+        Assert.IsEmpty(rig.Host.Kernel.Mappings);
+        rig.Host.Kernel.AssertNothingLeft();
+        Assert.IsFalse(File.Exists(rig.SocketPath));
+    }
+
+    [TestMethod]
+    public void Two_pools_share_a_devices_address_space()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        rig.RunJson("pool", "create", "second", "--size", "1MiB", "--page-size", "4KiB", "--device", CliRig.Device);
+        Assert.HasCount(2, rig.Host.Kernel.Mappings);
+        rig.Run("pool", "destroy", "demo");
+        Assert.HasCount(1, rig.Host.Kernel.Mappings);
+    }
+
+    [TestMethod]
+    public void A_plan_touches_nothing_and_an_impossible_one_is_exit_code_1()
+    {
+        using var rig = new CliRig();
+        JsonElement plan = rig.RunJson("pool", "plan", "--size", "4MiB", "--page-size", "4KiB", "--device", CliRig.Device);
+        Assert.IsTrue(plan.GetProperty("canWork").GetBoolean());
+        Assert.AreEqual(1, plan.GetProperty("mapCalls").GetInt32());
+        Assert.IsFalse(plan.GetProperty("assumed").GetBoolean());
+        Assert.AreEqual(0, rig.Host.Kernel.Count("VFIO_IOMMU_MAP_DMA"));
+        rig.Host.Kernel.AssertNothingLeft();
+
+        CliOutcome bad = rig.Run("pool", "plan", "--size", "4097", "--page-size", "4KiB");
+        Assert.AreEqual(1, bad.Code);
+        StringAssert.Contains(bad.Output, "cannot work: size", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
+    public void Checkpoints_of_a_pool_go_back_into_another()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        rig.RunJson("pool", "create", "copy", "--size", "4MiB", "--page-size", "4KiB", "--device", CliRig.Device);
+        rig.RunJson("dirty", "export", "demo", "--base", "--out", rig.PathOf("base"));
+        WriteInto(rig, "demo", "one page of the pool");
+        JsonElement changes = rig.RunJson("dirty", "export", "demo", "--out", rig.PathOf("changes"));
+        Assert.AreEqual("Exact", changes.GetProperty("precision").GetString());
+        Assert.AreEqual(4096, changes.GetProperty("dataBytes").GetInt32());
+
+        rig.RunJson("pool", "restore", "copy", rig.PathOf("base"), rig.PathOf("changes"));
+        Assert.AreEqual("one page of the pool", ReadFrom(rig, "copy", 20));
+
+        StringAssert.Contains(rig.RunFailing("pool", "restore", "copy", rig.PathOf("changes")), "name the base first", StringComparison.Ordinal);
+        Assert.AreEqual("one page of the pool", ReadFrom(rig, "copy", 20));
+    }
+
+    [TestMethod]
+    public void An_export_that_fails_leaves_the_file_that_was_there()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        File.WriteAllText(rig.PathOf("kept"), "old");
+        rig.RunFailing("dirty", "export", "demo", "--out", rig.PathOf("kept"));
+        Assert.AreEqual("old", File.ReadAllText(rig.PathOf("kept")));
+        Assert.HasCount(2, Directory.GetFiles(Path.GetDirectoryName(rig.SocketPath)!));
+    }
+
+    [TestMethod]
+    public void Every_kernel_call_of_pool_create_may_fail_and_leaves_nothing()
+    {
+        int calls;
+        using (CliRig whole = new CliRig().WithDaemon())
+        {
+            int before = whole.Host.Kernel.FailableCalls;
+            whole.RunJson(Create);
+            calls = whole.Host.Kernel.FailableCalls - before;
+        }
+
+        Assert.IsGreaterThan(5, calls);
+        for (int n = 1; n <= calls; n++)
+        {
+            using CliRig rig = new CliRig().WithDaemon();
+            rig.Host.Kernel.FailAt(n, Errno.EIO);
+            CliOutcome outcome = rig.Run(Create);
+            rig.Host.Kernel.FailNothing();
+            if (outcome.Code != 0)
+            {
+                Assert.Contains("EIO (5)", outcome.Error, $"call {n}");
+                Assert.AreEqual(0, rig.RunJson("pool", "list").GetArrayLength(), $"call {n}");
+                rig.Host.Kernel.AssertNothingLeft();
+                rig.RunJson(Create);
+            }
+
+            rig.StopDaemon();
+            rig.Host.Kernel.AssertNothingLeft();
+        }
+    }
+
+    private static void WriteInto(CliRig rig, string name, string text)
+    {
+        PinnedPool pool = rig.PoolOf(name).Pool;
+        PinnedBuffer page = FirstPage(pool, text.Length);
+        System.Text.Encoding.ASCII.GetBytes(text).CopyTo(page.Span);
+        pool.Dirty!.Written(page);
+    }
+
+    private static string ReadFrom(CliRig rig, string name, int length) =>
+        System.Text.Encoding.ASCII.GetString(FirstPage(rig.PoolOf(name).Pool, length).Span);
+
+    private static PinnedBuffer FirstPage(PinnedPool pool, int length) =>
+        new(pool.Segments[0].Iova, pool.Segments[0].Address, length);
+}
