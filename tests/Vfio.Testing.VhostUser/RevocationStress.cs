@@ -10,25 +10,31 @@ namespace Vfio.Testing.VhostUser;
 /// process.</summary>
 public sealed class RevocationStress : IDisposable
 {
-    private const int RingSize = 64;
-    private const int Pages = 2 * RingSize;
+    private const int RingSize = 256;
+    private const int Chains = 28;
     private const ulong IovaBase = 0x20_0000_0000;
-    private const int FrameBytes = 1024;
 
     private readonly LocalBackend _backend;
     private readonly IotlbGuest _guest;
     private readonly GuardedPages _guard;
     private readonly Random _random;
+    private readonly int _pagesOfFrame;
+    private readonly DmaSegment[] _chain;
     private bool _stop;
     private long _sent;
     private long _received;
 
     /// <summary>Sets it up.</summary>
     /// <param name="features">The layout.</param>
+    /// <param name="pagesOfFrame">Pages that a frame lies in, 1 to 8: 8 keep a poller busy with one batch for longer than a
+    /// revocation takes, 1 measures that.</param>
     /// <param name="seed">Of the order of pages.</param>
     /// <param name="wrap">Puts a defect between session and port.</param>
-    public RevocationStress(VirtioFeatures features, int seed, Func<IVhostUserDevice, IVhostUserDevice>? wrap = null)
+    public RevocationStress(
+        VirtioFeatures features, int pagesOfFrame, int seed, Func<IVhostUserDevice, IVhostUserDevice>? wrap = null)
     {
+        _pagesOfFrame = pagesOfFrame;
+        _chain = new DmaSegment[pagesOfFrame];
         _random = new Random(seed);
         _backend = new LocalBackend(ForwardMode.Io, wrap);
         _guest = new IotlbGuest(_backend.Socket, features, 2 << 20, RingSize, hasIommu: true);
@@ -39,6 +45,8 @@ public sealed class RevocationStress : IDisposable
 
         _guard = new GuardedPages(_guest.Name, _guest.Region.Host);
     }
+
+    private int Pages => 2 * Chains * _pagesOfFrame;
 
     /// <summary>Frames that came round.</summary>
     public long Received => Volatile.Read(ref _received);
@@ -73,6 +81,7 @@ public sealed class RevocationStress : IDisposable
                 }
 
                 _guard.Close(IotlbGuest.RingBytes + Offset(page));
+                Dwell();
                 _guard.Open(IotlbGuest.RingBytes + Offset(page));
                 _guest.Map(Range(page), Offset(page), Access(page));
                 // Told without being asked: what missed meanwhile goes on at once.
@@ -97,21 +106,32 @@ public sealed class RevocationStress : IDisposable
     // Fresh IOVAs far from each other, and memory in the opposite order: no two pages merge.
     private static IovaRange Range(int page) => IovaRange.Of(new Iova(IovaBase + ((ulong)page << 16)), 4096);
 
-    private static ulong Offset(int page) => (ulong)(Pages - 1 - page) * 4096;
+    private ulong Offset(int page) => (ulong)(Pages - 1 - page) * 4096;
 
-    // Pages of the receive ring first.
-    private static DmaAccess Access(int page) => page < RingSize ? DmaAccess.Write : DmaAccess.Read;
+    // Chains of the receive ring first.
+    private DmaAccess Access(int page) => page / _pagesOfFrame < Chains ? DmaAccess.Write : DmaAccess.Read;
+
+    // Long enough for a batch that began before the revocation to come to the page.
+    private void Dwell()
+    {
+        long end = Stopwatch.GetTimestamp() + (_random.Next(50) * Stopwatch.Frequency / 1_000_000);
+        while (Stopwatch.GetTimestamp() < end)
+        {
+        }
+    }
 
     private Exception? Drive()
     {
         try
         {
             var byId = new int[2][] { new int[RingSize], new int[RingSize] };
-            for (int page = 0; page < Pages; page++)
+            for (int chain = 0; chain < 2 * Chains; chain++)
             {
-                Add(page, byId);
+                Add(chain, byId);
             }
 
+            Publish(_guest.Receive);
+            Publish(_guest.Transmit);
             var completions = new Completion[32];
             while (!Volatile.Read(ref _stop))
             {
@@ -139,29 +159,36 @@ public sealed class RevocationStress : IDisposable
             Add(ids[completions[i].Id], byId);
         }
 
-        if (count != 0 && queue.Publish())
-        {
-            _guest.Kick();
-        }
-
+        Publish(queue);
         return count;
     }
 
-    private void Add(int page, int[][] byId)
+    private void Publish(DriverQueue queue)
     {
-        bool receives = page < RingSize;
+        if (queue.Publish())
+        {
+            _guest.Kick();
+        }
+    }
+
+    private void Add(int chain, int[][] byId)
+    {
+        bool receives = chain < Chains;
         DriverQueue queue = receives ? _guest.Receive : _guest.Transmit;
-        PinnedBuffer buffer = _guest.At(Range(page).First, Offset(page), receives ? 2048 : NetHeader.Bytes + FrameBytes);
-        DeviceAccess access = receives ? DeviceAccess.Write : DeviceAccess.Read;
-        if (!queue.TryAdd([new DmaSegment(buffer, access)], out ushort id))
+        for (int i = 0; i < _pagesOfFrame; i++)
+        {
+            int page = (chain * _pagesOfFrame) + i;
+            // Not the whole of the only page: small frames are what a poller is quick with.
+            int length = _pagesOfFrame == 1 ? (receives ? 2048 : 256) : 4096;
+            _chain[i] = new DmaSegment(
+                _guest.At(Range(page).First, Offset(page), length), receives ? DeviceAccess.Write : DeviceAccess.Read);
+        }
+
+        if (!queue.TryAdd(_chain, out ushort id))
         {
             throw new InvalidOperationException("a ring has no place for its own buffers");
         }
 
-        byId[receives ? 0 : 1][id] = page;
-        if (queue.Outstanding == RingSize && queue.Publish())
-        {
-            _guest.Kick();
-        }
+        byId[receives ? 0 : 1][id] = chain;
     }
 }

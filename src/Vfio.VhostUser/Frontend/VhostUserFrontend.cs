@@ -74,6 +74,9 @@ public sealed class VhostUserFrontend : IDisposable
     /// <summary>Readable when the back-end asks; null without an IOMMU.</summary>
     public FileDescriptor? BackendRequests => _backend?.Socket.Descriptor;
 
+    /// <summary>Whether a question was received already: <see cref="BackendRequests"/> need not be readable for it.</summary>
+    public bool HasBufferedRequest => _backend is { HasBuffered: true };
+
     /// <summary>Shares memory; what was shared before is not any more.</summary>
     /// <param name="regions">The regions, at most 8.</param>
     public void SetMemory(params ReadOnlySpan<FrontendRegion> regions)

@@ -13,8 +13,14 @@ internal sealed class MessageChannel : IDisposable
 
     private readonly UnixSocket _socket;
     private readonly Lock _sending = new();
-    private readonly byte[] _payload = new byte[MaxPayload];
     private readonly byte[] _send = new byte[Unsafe.SizeOf<MessageHeader>() + MaxPayload];
+
+    // Messages come in bursts: one system call takes as many as are there.
+    private readonly byte[] _received = new byte[4 * MaxPayload];
+    private ReceivedDescriptors _arrived = new();
+    private int _next;
+    private int _end;
+    private int _lastWithDescriptors = -1;
 
     public MessageChannel(UnixSocket socket) => _socket = socket;
 
@@ -22,14 +28,17 @@ internal sealed class MessageChannel : IDisposable
 
     public UnixSocket Socket => _socket;
 
+    /// <summary>Whether a whole message was received already, or the start of one.</summary>
+    public bool HasBuffered => _next != _end;
+
     /// <summary>The header of the last message.</summary>
     public MessageHeader Header { get; private set; }
 
     /// <summary>The payload of the last message, until the next is received.</summary>
-    public ReadOnlySpan<byte> Payload => _payload.AsSpan(0, (int)Header.Size);
+    public ReadOnlySpan<byte> Payload => _received.AsSpan(_next - (int)Header.Size, (int)Header.Size);
 
     /// <summary>The descriptors of the last message; the next one closes what was not taken.</summary>
-    public ReceivedDescriptors Descriptors { get; } = new();
+    public ReceivedDescriptors Descriptors { get; private set; } = new();
 
     /// <summary>Waits for the next message.</summary>
     /// <returns>False when the other end closed between two messages.</returns>
@@ -37,12 +46,13 @@ internal sealed class MessageChannel : IDisposable
     public bool Receive()
     {
         Descriptors.Dispose();
-        MessageHeader header = default;
-        if (!Fill(MemoryMarshal.AsBytes(new Span<MessageHeader>(ref header)), "a header", mayEnd: true))
+        int headerSize = Unsafe.SizeOf<MessageHeader>();
+        if (!Fill(0, headerSize, "a header"))
         {
             return false;
         }
 
+        MessageHeader header = MemoryMarshal.Read<MessageHeader>(_received.AsSpan(_next));
         if ((header.Flags & MessageHeader.VersionMask) != MessageHeader.Version)
         {
             throw new VhostUserProtocolException(
@@ -55,7 +65,19 @@ internal sealed class MessageChannel : IDisposable
                 $"message {header.Request} announces {header.Size} bytes; none has more than {MaxPayload}");
         }
 
-        Fill(_payload.AsSpan(0, (int)header.Size), $"message {header.Request}", mayEnd: false);
+        if (_end - _next < headerSize + (int)header.Size)
+        {
+            Fill(headerSize, (int)header.Size, $"message {header.Request}");
+        }
+
+        _next += headerSize + (int)header.Size;
+        Header = header;
+        if (_lastWithDescriptors >= 0 && _lastWithDescriptors < _next)
+        {
+            (Descriptors, _arrived) = (_arrived, Descriptors);
+            _lastWithDescriptors = -1;
+        }
+
         if (Descriptors.Truncated)
         {
             throw new VhostUserProtocolException(
@@ -63,7 +85,6 @@ internal sealed class MessageChannel : IDisposable
                 "Cause: this process has no more free (RLIMIT_NOFILE)");
         }
 
-        Header = header;
         return true;
     }
 
@@ -119,6 +140,7 @@ internal sealed class MessageChannel : IDisposable
     public void Dispose()
     {
         Descriptors.Dispose();
+        _arrived.Dispose();
         _socket.Dispose();
     }
 
@@ -135,26 +157,43 @@ internal sealed class MessageChannel : IDisposable
         return _send.AsSpan(0, Unsafe.SizeOf<MessageHeader>() + payload.Length);
     }
 
-    private bool Fill(Span<byte> buffer, string what, bool mayEnd)
+    // Makes sure that a part of the next message is there. False when the other end closed before its first byte.
+    private bool Fill(int offset, int size, string what)
     {
-        for (int filled = 0; filled < buffer.Length;)
+        if (offset == 0 && _next != 0 && _received.Length - _next < Unsafe.SizeOf<MessageHeader>() + MaxPayload)
         {
-            int received = _socket.Receive(buffer[filled..], Descriptors);
+            _received.AsSpan(_next, _end - _next).CopyTo(_received);
+            _lastWithDescriptors = _lastWithDescriptors < 0 ? -1 : _lastWithDescriptors - _next;
+            _end -= _next;
+            _next = 0;
+        }
+
+        while (_end - _next < offset + size)
+        {
+            int received = _socket.Receive(_received.AsSpan(_end), _arrived);
             if (received > 0)
             {
-                filled += received;
+                _end += received;
+                if (_arrived.Count != 0 || _arrived.Truncated)
+                {
+                    // net/unix/af_unix.c, unix_stream_read_generic: a read ends with the piece that brought descriptors. They
+                    // belong to the message that its last byte is in.
+                    _lastWithDescriptors = _end - 1;
+                }
+
                 continue;
             }
 
             // A reset is how a peer's death looks when it had not read everything.
-            if (mayEnd && filled == 0 && received is 0 or -(int)Errno.ECONNRESET)
+            if (_end == _next && received is 0 or -(int)Errno.ECONNRESET)
             {
                 return false;
             }
 
             throw received < 0
                 ? new LinuxException("recvmsg", (Errno)(-received), what)
-                : new VhostUserProtocolException($"the connection ended after {filled} of {buffer.Length} bytes of {what}");
+                : new VhostUserProtocolException(
+                    $"the connection ended after {_end - _next - offset} of {size} bytes of {what}");
         }
 
         return true;
