@@ -18,21 +18,36 @@ public static unsafe class ThreadAffinity
             : throw new LinuxException("sched_getaffinity", (Errno)LibC.errno, string.Empty);
     }
 
-    /// <summary>Keeps the calling thread on one processor.</summary>
-    /// <param name="processor">Its number.</param>
-    /// <exception cref="LinuxException">sched_setaffinity(2) failed: EINVAL where the processor does not exist, is offline, or is
-    /// not among those that this process may use.</exception>
-    public static void Set(int processor)
+    /// <summary>Keeps the calling thread on some processors.</summary>
+    /// <param name="processors">Their numbers, 0 to 8191.</param>
+    /// <exception cref="LinuxException">sched_setaffinity(2) failed: EINVAL where none of them exists, is on line, and is among those
+    /// that this process may use.</exception>
+    public static void Set(params ReadOnlySpan<int> processors)
     {
-        ArgumentOutOfRangeException.ThrowIfNegative(processor);
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(processor, MaxProcessors);
         ulong* mask = stackalloc ulong[MaxProcessors / 64];
         new Span<ulong>(mask, MaxProcessors / 64).Clear();
-        mask[processor / 64] = 1ul << (processor % 64);
+        foreach (int processor in processors)
+        {
+            ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)processor, (uint)MaxProcessors, nameof(processors));
+            mask[processor / 64] |= 1ul << (processor % 64);
+        }
+
         // SAFETY: as above.
         if (LibC.sched_setaffinity(0, MaxProcessors / 8, mask) < 0)
         {
-            throw new LinuxException("sched_setaffinity", (Errno)LibC.errno, $"processor {processor}");
+            throw new LinuxException("sched_setaffinity", (Errno)LibC.errno, $"processors {string.Join(',', processors.ToArray())}");
+        }
+    }
+
+    /// <summary>Keeps the calling thread off processors that others have to themselves, unless that would leave it none.</summary>
+    /// <param name="processors">Their numbers.</param>
+    /// <exception cref="LinuxException">A call failed.</exception>
+    public static void Avoid(IEnumerable<int> processors)
+    {
+        int[] rest = [.. Get().Except(processors)];
+        if (rest.Length != 0)
+        {
+            Set(rest);
         }
     }
 

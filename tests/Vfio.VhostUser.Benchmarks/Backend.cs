@@ -5,7 +5,7 @@ using Vfio.Service;
 
 namespace Vfio.VhostUser.Benchmarks;
 
-/// <summary>A back-end in a process of its own that takes frames and drops them: poller on processor 1, everything else on 0.</summary>
+/// <summary>A back-end in a process of its own that takes frames and drops them: its poller stays on processor 1.</summary>
 internal sealed class Backend : IDisposable
 {
     private readonly Process _process;
@@ -14,12 +14,11 @@ internal sealed class Backend : IDisposable
     public Backend(bool isPeer, params string[] settings)
     {
         string socket = Path.Combine(_directory, "socket");
-        // virtual machines without hugetlb pages have none for DPDK either.
         string[] command = isPeer
             ? ["dpdk-testpmd", "--lcores", "0@0,1@1", "--no-pci", "--in-memory", "--single-file-segments", "-m", "512",
                 "--vdev", $"net_vhost0,iface={socket},queues=1,iommu-support=1",
                 "--", "--forward-mode=rxonly", "--no-flush-rx", "--total-num-mbufs=16384", "--nb-cores=1", "--stats-period=3600"]
-            : ["taskset", "--cpu-list", "0", Environment.ProcessPath!, "backend", socket, .. settings];
+            : [Environment.ProcessPath!, "backend", socket, .. settings];
         var start = new ProcessStartInfo(command[0]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
         foreach (string argument in command[1..])
         {

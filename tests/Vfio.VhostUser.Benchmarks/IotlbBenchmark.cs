@@ -10,6 +10,8 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
 {
     private const int Tries = 4;
 
+    private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(2);
+
     private static readonly (string Name, VirtioFeatures Features)[] Rings =
     [
         ("split", VirtioFeatures.Version1),
@@ -139,7 +141,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
                 new Processor(0).PinCurrentThread();
                 using var load = new LoadGenerator(backend.Socket, features, mapping);
                 // Both sides' code is compiled for good, and the IOTLB warm.
-                load.Run(time);
+                load.Run(WarmUp);
                 figure = load.Run(time);
                 load.Drain();
                 asked = load.Misses;

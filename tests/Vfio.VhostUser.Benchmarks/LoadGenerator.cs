@@ -201,8 +201,14 @@ internal sealed class LoadGenerator : IDisposable
     private unsafe void Wait(int progress, ref int idle)
     {
         idle = progress != 0 ? 0 : idle + 1;
-        if (idle < Patience || _guest.Frontend.BackendRequests is not { } requests)
+        if (idle < Patience)
         {
+            return;
+        }
+
+        if (_guest.Frontend.BackendRequests is not { } requests)
+        {
+            Thread.Yield();
             return;
         }
 

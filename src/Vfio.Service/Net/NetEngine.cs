@@ -118,7 +118,7 @@ public sealed class NetEngine : IDisposable
 
         for (int i = 0; i < _ports.Count; i++)
         {
-            _connections.Add(new PortConnection(_ports[i], options.Ports[i], Log));
+            _connections.Add(new PortConnection(_ports[i], options.Ports[i], options.Processors, Log));
         }
     }
 }

@@ -1,5 +1,6 @@
 using Vfio.Linux;
 using Vfio.VhostUser;
+using Vfio.Virtio;
 
 namespace Vfio.Service;
 
@@ -11,6 +12,7 @@ internal sealed class PortConnection : IDisposable
 
     private readonly NetPort _port;
     private readonly NetPortOptions _options;
+    private readonly IReadOnlyList<Processor> _pollers;
     private readonly Action<string> _log;
     private readonly UnixSocket? _listener;
     private readonly Thread _thread;
@@ -20,8 +22,9 @@ internal sealed class PortConnection : IDisposable
     private VhostUserSession? _session;
 
     /// <summary>Listens at once, so that a front-end may connect as soon as this returns; serves once <see cref="Start"/> is called.</summary>
-    public PortConnection(NetPort port, NetPortOptions options, Action<string> log)
+    public PortConnection(NetPort port, NetPortOptions options, IReadOnlyList<Processor> pollers, Action<string> log)
     {
+        _pollers = pollers;
         _port = port;
         _options = options;
         _log = log;
@@ -63,6 +66,8 @@ internal sealed class PortConnection : IDisposable
     {
         try
         {
+            // A poller that this thread displaced would have to be waited for by this thread.
+            ThreadAffinity.Avoid(_pollers.Select(p => p.Number));
             bool again = true;
             while (again && !_stop.IsSet)
             {
@@ -144,7 +149,9 @@ internal sealed class PortConnection : IDisposable
             session.Dispose();
         }
 
-        _log($"{_port.Name}: front-end gone after {session.Messages} messages");
+        _log($"{_port.Name}: front-end gone after {session.Messages} messages; features 0x{(ulong)session.Features:x}"
+            + (session.Features.HasFlag(VirtioFeatures.AccessPlatform)
+                ? $"; VIRTIO_F_ACCESS_PLATFORM was negotiated: {session.Iotlb}" : string.Empty));
         return true;
     }
 }

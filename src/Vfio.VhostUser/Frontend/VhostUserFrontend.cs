@@ -170,19 +170,24 @@ public sealed class VhostUserFrontend : IDisposable
     {
         lock (_requesting)
         {
-            foreach (IovaRange range in ranges)
+            const int AtOnce = 64;
+            Span<IotlbMessage> messages = stackalloc IotlbMessage[AtOnce];
+            for (int sent = 0; sent < ranges.Length; sent += AtOnce)
             {
-                var message = new IotlbMessage
+                int count = Math.Min(AtOnce, ranges.Length - sent);
+                for (int i = 0; i < count; i++)
                 {
-                    Iova = range.First,
-                    // Everything has no size that fits: 0, as QEMU says it.
-                    Size = unchecked(range.Last.Value - range.First.Value + 1),
-                    Type = IotlbMessageType.Invalidate,
-                };
-                _channel.Send(
-                    (uint)FrontendRequest.IotlbMsg,
-                    MessageHeader.NeedReply,
-                    MemoryMarshal.AsBytes(new ReadOnlySpan<IotlbMessage>(in message)));
+                    IovaRange range = ranges[sent + i];
+                    messages[i] = new IotlbMessage
+                    {
+                        Iova = range.First,
+                        // Everything has no size that fits: 0, as QEMU says it.
+                        Size = unchecked(range.Last.Value - range.First.Value + 1),
+                        Type = IotlbMessageType.Invalidate,
+                    };
+                }
+
+                _channel.SendAll<IotlbMessage>((uint)FrontendRequest.IotlbMsg, MessageHeader.NeedReply, messages[..count]);
             }
 
             for (int i = 0; i < ranges.Length; i++)

@@ -28,8 +28,17 @@ internal sealed class MessageChannel : IDisposable
 
     public UnixSocket Socket => _socket;
 
-    /// <summary>Whether a whole message was received already, or the start of one.</summary>
-    public bool HasBuffered => _next != _end;
+    /// <summary>Whether a whole message was received already: <see cref="Receive"/> will not wait.</summary>
+    public bool HasBuffered
+    {
+        get
+        {
+            int header = Unsafe.SizeOf<MessageHeader>();
+            int there = _end - _next;
+            return there >= header
+                && (uint)(there - header) >= MemoryMarshal.Read<MessageHeader>(_received.AsSpan(_next, header)).Size;
+        }
+    }
 
     /// <summary>The header of the last message.</summary>
     public MessageHeader Header { get; private set; }
@@ -115,25 +124,25 @@ internal sealed class MessageChannel : IDisposable
     public bool TrySendAll<T>(uint request, uint flags, ReadOnlySpan<T> payloads)
         where T : unmanaged
     {
-        int each = Unsafe.SizeOf<MessageHeader>() + Unsafe.SizeOf<T>();
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(payloads.Length * each, _send.Length, nameof(payloads));
-        var header = new MessageHeader
-        {
-            Request = request,
-            Flags = flags | MessageHeader.Version,
-            Size = (uint)Unsafe.SizeOf<T>(),
-        };
         lock (_sending)
         {
-            for (int i = 0; i < payloads.Length; i++)
-            {
-                MemoryMarshal.Write(_send.AsSpan(i * each), in header);
-                MemoryMarshal.Write(_send.AsSpan((i * each) + Unsafe.SizeOf<MessageHeader>()), in payloads[i]);
-            }
-
             // net/unix/af_unix.c, unix_stream_sendmsg: up to half the send buffer is one piece, which is queued whole or not at
             // all; _send is far below that.
-            return _socket.TrySend(_send.AsSpan(0, payloads.Length * each)) == Errno.None;
+            return _socket.TrySend(ComposeAll(request, flags, payloads)) == Errno.None;
+        }
+    }
+
+    /// <summary>Sends messages of one kind, all together; waits for room.</summary>
+    public void SendAll<T>(uint request, uint flags, ReadOnlySpan<T> payloads)
+        where T : unmanaged
+    {
+        lock (_sending)
+        {
+            Errno errno = _socket.Send(ComposeAll(request, flags, payloads));
+            if (errno != Errno.None)
+            {
+                throw new LinuxException("sendmsg", errno, $"{payloads.Length} messages {request}");
+            }
         }
     }
 
@@ -142,6 +151,26 @@ internal sealed class MessageChannel : IDisposable
         Descriptors.Dispose();
         _arrived.Dispose();
         _socket.Dispose();
+    }
+
+    private ReadOnlySpan<byte> ComposeAll<T>(uint request, uint flags, ReadOnlySpan<T> payloads)
+        where T : unmanaged
+    {
+        int each = Unsafe.SizeOf<MessageHeader>() + Unsafe.SizeOf<T>();
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(payloads.Length * each, _send.Length, nameof(payloads));
+        var header = new MessageHeader
+        {
+            Request = request,
+            Flags = flags | MessageHeader.Version,
+            Size = (uint)Unsafe.SizeOf<T>(),
+        };
+        for (int i = 0; i < payloads.Length; i++)
+        {
+            MemoryMarshal.Write(_send.AsSpan(i * each), in header);
+            MemoryMarshal.Write(_send.AsSpan((i * each) + Unsafe.SizeOf<MessageHeader>()), in payloads[i]);
+        }
+
+        return _send.AsSpan(0, payloads.Length * each);
     }
 
     private ReadOnlySpan<byte> Compose(uint request, uint flags, ReadOnlySpan<byte> payload)

@@ -15,6 +15,9 @@ public sealed class VhostUserSession : IDisposable
         | ProtocolFeatures.NetMtu | ProtocolFeatures.BackendReq | ProtocolFeatures.Config | ProtocolFeatures.ResetDevice
         | ProtocolFeatures.InbandNotifications | ProtocolFeatures.ConfigureMemSlots | ProtocolFeatures.Status;
 
+    // Acknowledgements that one message to the socket holds.
+    private const int MostOwed = 128;
+
     private readonly MessageChannel _channel;
     private readonly IVhostUserDevice _device;
     private readonly Action<string> _log;
@@ -24,6 +27,9 @@ public sealed class VhostUserSession : IDisposable
     private BackendChannel? _backendChannel;
     private EventFd? _logSignal;
     private ulong _status;
+    private bool _invalidated;
+    private bool _mustSettle;
+    private int _owed;
 
     /// <summary>Takes a connection.</summary>
     /// <param name="socket">The connection; owned from now on.</param>
@@ -68,6 +74,10 @@ public sealed class VhostUserSession : IDisposable
             {
                 Messages++;
                 Dispatch();
+                if (!_channel.HasBuffered)
+                {
+                    Settle();
+                }
             }
         }
         catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
@@ -101,10 +111,18 @@ public sealed class VhostUserSession : IDisposable
         bool wantsReply = (header.Flags & MessageHeader.NeedReply) != 0 && ProtocolFeatures.HasFlag(ProtocolFeatures.ReplyAck);
         MessageRule rule = default;
         ulong failed = 0;
+        if (request != FrontendRequest.IotlbMsg || _owed == MostOwed)
+        {
+            Settle();
+        }
+
+        bool isInvalidation = false;
         try
         {
             rule = Check(header, request);
+            _invalidated = false;
             Apply(request);
+            isInvalidation = _invalidated;
         }
         catch (Exception e) when (e is VhostUserProtocolException or LinuxException && wantsReply && !rule.HasReply)
         {
@@ -113,9 +131,32 @@ public sealed class VhostUserSession : IDisposable
             failed = 1;
         }
 
-        if (wantsReply && !rule.HasReply)
+        if (isInvalidation)
+        {
+            _mustSettle = true;
+            _owed += wantsReply ? 1 : 0;
+        }
+        else if (wantsReply && !rule.HasReply)
         {
             Reply(failed);
+        }
+    }
+
+    // Invalidations come in bursts: pollers are waited for once for all that have been received, and then all are acknowledged.
+    private void Settle()
+    {
+        if (_mustSettle)
+        {
+            _rings.SettleInvalidations();
+            _mustSettle = false;
+        }
+
+        if (_owed != 0)
+        {
+            Span<ulong> done = stackalloc ulong[MostOwed];
+            done.Clear();
+            _channel.SendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, done[.._owed]);
+            _owed = 0;
         }
     }
 
@@ -269,6 +310,7 @@ public sealed class VhostUserSession : IDisposable
                 break;
             case IotlbMessageType.Invalidate:
                 _rings.InvalidateTranslation(SessionIotlb.RangeOf(message));
+                _invalidated = true;
                 break;
             default:
                 throw new VhostUserProtocolException($"IotlbMsg of type {(int)message.Type}; update (2) and invalidate (3) are right");
@@ -406,5 +448,10 @@ public sealed class VhostUserSession : IDisposable
     private void Reply<T>(T payload)
         where T : unmanaged => Reply(MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in payload)));
 
-    private void Reply(ReadOnlySpan<byte> payload) => _channel.Send(_channel.Header.Request, MessageHeader.Reply, payload);
+    private void Reply(ReadOnlySpan<byte> payload)
+    {
+        // Answers come in the order of the requests.
+        Settle();
+        _channel.Send(_channel.Header.Request, MessageHeader.Reply, payload);
+    }
 }

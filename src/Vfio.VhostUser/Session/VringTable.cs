@@ -12,6 +12,7 @@ internal sealed class VringTable : IDisposable
     private readonly SessionIotlb _iotlb;
     private readonly Action<string> _log;
     private DirtyLog? _dirtyLog;
+    private bool _mustRestart;
 
     public VringTable(IVhostUserDevice device, SessionIotlb iotlb, Action<string> log)
     {
@@ -174,23 +175,28 @@ internal sealed class VringTable : IDisposable
         }
     }
 
-    /// <summary>Forgets translations. When this returns nobody uses them: rings that lie there stand still.</summary>
+    /// <summary>Forgets translations; rings that lie there stand still. Others may use them until <see cref="SettleInvalidations"/>.</summary>
     public void InvalidateTranslation(IovaRange range)
     {
-        bool isRing = false;
         foreach (Vring ring in _rings)
         {
             if (ring.IsRunning && IsIn(ring, range))
             {
                 Pause(ring);
-                isRing = true;
+                _mustRestart = true;
             }
         }
 
         _iotlb.Table.Invalidate(range);
+    }
+
+    /// <summary>When this returns nobody uses what was invalidated.</summary>
+    public void SettleInvalidations()
+    {
         _device.AwaitQuiescence();
-        if (isRing)
+        if (_mustRestart)
         {
+            _mustRestart = false;
             foreach (Vring ring in _rings)
             {
                 // Asks for its parts again, and waits for them.
