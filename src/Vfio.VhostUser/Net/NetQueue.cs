@@ -13,11 +13,19 @@ public abstract class NetQueue
     {
         Ring = ring;
         Counters = counters;
+        // virtio 1.3, 5.1.2 "Virtqueues": odd ones transmit.
+        bool transmits = ring.Index % 2 == 1;
         Queue = ring.Features.HasFlag(VirtioFeatures.RingPacked)
             ? new PackedDeviceQueue(
                 ring.Size, ring.Addresses, ring.Features,
                 PackedPosition.FromRaw(ring.Position.Avail), PackedPosition.FromRaw(ring.Position.Used))
-            : new SplitDeviceQueue(ring.Size, ring.Addresses, ring.Features, ring.Position.Avail, ring.Position.Used);
+            {
+                OnlyReads = transmits,
+            }
+            : new SplitDeviceQueue(ring.Size, ring.Addresses, ring.Features, ring.Position.Avail, ring.Position.Used)
+            {
+                OnlyReads = transmits,
+            };
         Log = ring.Log is null ? null : new RingLog(ring);
         // virtio 1.3, 5.1.6.1 "Legacy Interface: Device Operation".
         HeaderLength = ring.Features.HasFlag(VirtioFeatures.Version1) || Has(NetFeatures.MrgRxbuf)

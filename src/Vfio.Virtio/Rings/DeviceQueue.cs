@@ -34,6 +34,10 @@ public abstract class DeviceQueue
     /// <summary>What was negotiated.</summary>
     public VirtioFeatures Features { get; }
 
+    /// <summary>Set for a ring whose buffers the device never writes, such as a transmit ring: VIRTQ_DESC_F_WRITE is not looked at, and
+    /// everything is device-readable. DPDK's driver (22.11) leaves that flag set on the header's entry of a packed indirect table.</summary>
+    public bool OnlyReads { get; init; }
+
     /// <summary>What the peer did wrong; <see cref="RingError.None"/> while the queue is good. Stays: <see cref="Peek"/> returns
     /// nothing more. Chains that were consumed before can still be completed.</summary>
     public RingError Error { get; private protected set; }

@@ -95,7 +95,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
             if (descriptor.IsWholeChain && length != 0 && filled < room && outstanding < Size
                 && unchecked(address + length) > address)
             {
-                bool writable = descriptor.IsWritable;
+                bool writable = descriptor.IsWritable && !OnlyReads;
                 TranslationStatus status = translator.Translate(
                     descriptor.Address, length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
                 if (status == TranslationStatus.Translated && usable >= length)
@@ -112,7 +112,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
 
             if (!done)
             {
-                var chain = new ChainBuilder(segments, filled, Size);
+                var chain = new ChainBuilder(segments, filled, Size, OnlyReads);
                 RingError error = Walk(
                     ref translator, _ring, Size, slot, descriptor, ref chain, out ushort id, out slots);
                 error = error == RingError.None && outstanding + slots > Size ? RingError.TooManyOutstanding : error;
@@ -175,7 +175,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
         RingError error = descriptors.IsEmpty || descriptors.Length > Size ? RingError.ChainTooLong : Error;
         if (error == RingError.None)
         {
-            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size);
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, OnlyReads);
             int slots;
             ushort id;
             // SAFETY: the walk reads no further than descriptors.Length, which it is given as the ring's size.

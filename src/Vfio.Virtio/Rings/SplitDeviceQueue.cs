@@ -87,7 +87,7 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
             if (descriptor.IsWholeChain && descriptor.Length != 0 && filled < room
                 && unchecked(descriptor.Address + descriptor.Length) > descriptor.Address)
             {
-                bool writable = descriptor.IsWritable;
+                bool writable = descriptor.IsWritable && !OnlyReads;
                 TranslationStatus status = translator.Translate(
                     new BusAddress(descriptor.Address), descriptor.Length, writable ? DeviceAccess.Write : DeviceAccess.Read,
                     out HostAddress host, out uint usable);
@@ -103,7 +103,7 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
                 }
             }
 
-            var chain = new ChainBuilder(segments, filled, Size);
+            var chain = new ChainBuilder(segments, filled, Size, OnlyReads);
             RingError error = Walk(ref translator, head, descriptor, ref chain);
             if (error == RingError.TooManySegments && filled != 0)
             {
@@ -147,7 +147,7 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
             : Outstanding >= Size ? RingError.TooManyOutstanding : Error;
         if (error == RingError.None)
         {
-            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size);
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, OnlyReads);
             error = Walk(ref translator, head, _descriptors[head & _mask], ref builder);
             Missed = builder.Missed;
             chain = builder.Build(head, 1, _nextAvail);
