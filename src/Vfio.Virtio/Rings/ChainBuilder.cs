@@ -20,6 +20,9 @@ internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size
     /// <summary>A translation is not known yet. The walk goes on, so that the translator hears of all that is missing.</summary>
     public bool Missed { get; private set; }
 
+    /// <summary>Places of the batch's segments that it takes, missing ones included.</summary>
+    public readonly int Count => _count;
+
     public void SetMissed() => Missed = true;
 
     public readonly DescriptorChain Build(ushort id, ushort slots, ushort position) =>
@@ -85,13 +88,7 @@ internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size
         {
             TranslationStatus status =
                 translator.Translate(new BusAddress(address), length, access, out HostAddress host, out uint usable);
-            if (status == TranslationStatus.Miss)
-            {
-                Missed = true;
-                return RingError.None;
-            }
-
-            if (status != TranslationStatus.Translated || usable == 0)
+            if (status != TranslationStatus.Miss && (status != TranslationStatus.Translated || usable == 0))
             {
                 return RingError.AccessDenied;
             }
@@ -99,6 +96,14 @@ internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size
             if (_first + _count >= _segments.Length)
             {
                 return RingError.TooManySegments;
+            }
+
+            if (status == TranslationStatus.Miss)
+            {
+                // Takes a place like any other: else nothing bounds a batch of chains that lead nowhere.
+                _count++;
+                Missed = true;
+                return RingError.None;
             }
 
             usable = Math.Min(usable, length);

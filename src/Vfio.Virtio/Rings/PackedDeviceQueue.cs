@@ -134,6 +134,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
                 if (chain.Missed)
                 {
                     Missed = true;
+                    filled += chain.Count;
                 }
                 else
                 {
@@ -366,7 +367,12 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
     {
         RingError error = IndirectTable.Open(
             ref translator, indirect.Address.Value, indirect.Length, ref chain, out IndirectTable table);
-        for (uint i = 0; error == RingError.None && !chain.Missed && i < table.Entries; i++)
+        if (error != RingError.None || chain.Missed)
+        {
+            return error;
+        }
+
+        for (uint i = 0; error == RingError.None && i < table.Entries; i++)
         {
             TranslationStatus status = table.Read(ref translator, i, out ulong address, out ulong control);
             if (status != TranslationStatus.Translated)

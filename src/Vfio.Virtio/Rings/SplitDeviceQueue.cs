@@ -119,6 +119,7 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
             if (chain.Missed)
             {
                 Missed = true;
+                filled += chain.Count;
                 continue;
             }
 

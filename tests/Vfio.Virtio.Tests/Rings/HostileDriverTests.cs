@@ -69,6 +69,27 @@ public sealed class HostileDriverTests
     [TestMethod]
     [DataRow(false)]
     [DataRow(true)]
+    public void Chains_that_lead_nowhere_take_no_more_of_a_batch_than_others(bool packed)
+    {
+        using var ring = new RawRing(packed);
+        for (int i = 0; i < RawRing.Size; i++)
+        {
+            ring.SetEntry(16 * i, Bus + 2048, 16, packed || i == RawRing.Size - 1 ? 0 : RawRing.Next, packed ? 0 : i + 1);
+            ring.Set(i, Bus, 16 * RawRing.Size, RawRing.Indirect, packed ? i : 0);
+        }
+
+        ring.Offer([.. Enumerable.Range(0, RawRing.Size).Select(i => (ushort)i)]);
+        ring.Translator.MissFrom = Bus + 2048;
+        Assert.AreEqual(0, ring.Queue.Peek(ref ring.Translator, ring.Chains, ring.Segments.AsSpan(0, 20)));
+        Assert.IsTrue(ring.Queue.Missed);
+        Assert.AreEqual(RingError.None, ring.Queue.Error);
+        // A place for each, and the one that found none.
+        Assert.AreEqual(21, ring.Translator.Misses);
+    }
+
+    [TestMethod]
+    [DataRow(false)]
+    [DataRow(true)]
     public void More_given_out_than_there_is(bool packed)
     {
         using var ring = new RawRing(packed);
