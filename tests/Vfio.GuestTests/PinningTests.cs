@@ -159,14 +159,30 @@ public sealed unsafe class PinningTests
     [TestMethod]
     public void A_gigabyte_of_4_KiB_pages_is_one_map_and_leaves_nothing()
     {
+        const ulong Length = 1024 * MiB;
+        const ulong Piece = 64 * MiB;
         using var rig = new Rig();
+        // One file over and over: to the kernel and the IOMMU as many pages, of which few have to be made.
+        using FileDescriptor file = MemoryFile.Create("gigabyte", Piece);
+        using MappedMemory memory = MappedMemory.Anonymous(Length);
+        for (ulong offset = 0; offset < Length; offset += Piece)
+        {
+            nint piece = LibC.mmap(memory.Address + (nint)offset, (nuint)Piece, Mman.PROT_READ | Mman.PROT_WRITE, Mman.MAP_SHARED | Mman.MAP_FIXED, file.Number, 0);
+            Assert.AreEqual(memory.Address + (nint)offset, piece);
+            // Reading makes many entries of the page table at a time, writing one.
+            Assert.AreEqual(0, LibC.madvise(piece, (nuint)Piece, offset == 0 ? Mman.MADV_POPULATE_WRITE : Mman.MADV_POPULATE_READ));
+        }
+
         int reports = 0;
         var progress = new Counter(() => Interlocked.Increment(ref reports));
-        using (PinnedPool pool = PinnedPool.Create(Pool(1024 * MiB, MemoryBacking.Pages4KiB) with { TrackDirty = false, Progress = progress }, rig.Pinner))
+        HostRange range = HostRange.Of(new HostAddress((ulong)memory.Address), Length);
+        using (RegisteredMemory registered = rig.Pinner.Register(ReadWrite(range), new PinOptions { Progress = progress }))
         {
-            Assert.AreEqual(1, pool.MapCalls);
-            Assert.AreEqual(rig.LockedBefore + (1024 * MiB), MemlockLimit.Read().Used);
+            Assert.AreEqual((1L, 1), (rig.Pinner.MapCalls, registered.Mappings.Count));
+            Assert.AreEqual(rig.LockedBefore + Length, MemlockLimit.Read().Used);
             Assert.IsGreaterThanOrEqualTo(32, reports);
+            // The last page is the file's, like the last of each piece.
+            rig.AssertDeviceReaches(registered, range.First + (Length - Page));
         }
 
         rig.AssertAsBefore();

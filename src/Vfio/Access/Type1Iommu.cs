@@ -12,7 +12,6 @@ public sealed unsafe class Type1Iommu
     private readonly IKernel _kernel;
     private readonly FileDescriptor _container;
     private Type1Info _info = Type1Info.None;
-    private long _mapCalls;
 
     internal Type1Iommu(IKernel kernel, FileDescriptor container)
     {
@@ -36,9 +35,6 @@ public sealed unsafe class Type1Iommu
 
     /// <summary>What the kernel's dirty tracking can do, or null where it has none (before 5.8, or iommufd's compatibility).</summary>
     public DirtyCapability? DirtyTracking => _info.DirtyTracking;
-
-    /// <summary>Calls of VFIO_IOMMU_MAP_DMA that succeeded.</summary>
-    public long MapCalls => Interlocked.Read(ref _mapCalls);
 
     /// <summary>Asks the kernel again, with a buffer that grows until the answer fits.</summary>
     /// <exception cref="LinuxException">VFIO_IOMMU_GET_INFO failed.</exception>
@@ -89,13 +85,7 @@ public sealed unsafe class Type1Iommu
         };
         // SAFETY: a local of the size that argsz says.
         int result = _kernel.Ioctl(_container.Number, vfio.VFIO_IOMMU_MAP_DMA, &map);
-        if (result < 0)
-        {
-            return (Errno)(-result);
-        }
-
-        Interlocked.Increment(ref _mapCalls);
-        return Errno.None;
+        return result < 0 ? (Errno)(-result) : Errno.None;
     }
 
     /// <summary>Maps and pins a range with one call, as <see cref="TryMap"/>.</summary>

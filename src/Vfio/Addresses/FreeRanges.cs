@@ -25,9 +25,10 @@ internal sealed class FreeRanges
         int best = -1;
         ulong bestSpan = 0;
         first = 0;
-        for (int i = 0; i < _free.Count; i++)
+        ReadOnlySpan<Free> all = All;
+        for (int i = 0; i < all.Length; i++)
         {
-            Free free = _free[i];
+            Free free = all[i];
             ulong span = free.Last - free.First;
             if (span >= length - 1 && (best < 0 || span < bestSpan) && Fit(free, length, modulus, residue, fromTop, out ulong at))
             {

@@ -19,11 +19,19 @@ internal sealed class LiveMappings
     /// <summary>The entry at a place that was found; valid until the next insert or remove.</summary>
     public ref LiveMapping this[Place place] => ref _chunks[place.Chunk].Items[place.Index];
 
-    /// <summary>The mapping that holds <paramref name="address"/>.</summary>
+    /// <summary>The mapping that holds <paramref name="address"/>; where there is none, the place that one would come after.</summary>
     public bool TryFind(HostAddress address, out Place place)
     {
         place = LastAtOrBelow(address);
         return place.Index >= 0 && this[place].HostLast >= address;
+    }
+
+    /// <summary>Whether no mapping shares a byte with <paramref name="range"/>, and then the place that one of it would come after.</summary>
+    public bool IsFree(HostRange range, out Place place)
+    {
+        // None overlaps another, so if any reaches into the range, the last one that starts before its end does.
+        place = LastAtOrBelow(range.Last);
+        return place.Index < 0 || this[place].HostLast < range.First;
     }
 
     /// <summary>Every mapping that shares a byte with <paramref name="range"/>, ascending.</summary>
@@ -55,9 +63,10 @@ internal sealed class LiveMappings
     }
 
     /// <summary>Adds a mapping that overlaps none.</summary>
-    public void Insert(in LiveMapping mapping)
+    /// <param name="place">Where <see cref="TryFind"/> or <see cref="IsFree"/> said, with no change since.</param>
+    /// <param name="mapping">The mapping.</param>
+    public void InsertAfter(Place place, in LiveMapping mapping)
     {
-        Place place = LastAtOrBelow(mapping.Host);
         if (_chunks.Count == 0)
         {
             _chunks.Add(Fresh());
@@ -81,7 +90,11 @@ internal sealed class LiveMappings
             }
         }
 
-        Array.Copy(chunk.Items, index, chunk.Items, index + 1, chunk.Count - index);
+        if (index < chunk.Count)
+        {
+            Array.Copy(chunk.Items, index, chunk.Items, index + 1, chunk.Count - index);
+        }
+
         chunk.Items[index] = mapping;
         chunk.Count++;
         Count++;
@@ -110,6 +123,12 @@ internal sealed class LiveMappings
     {
         int low = 0;
         int high = _chunks.Count - 1;
+        // Pinning mostly goes upwards, past everything.
+        if (high >= 0 && _chunks[high] is var top && top.Items[top.Count - 1].Host <= address)
+        {
+            return new Place(high, top.Count - 1);
+        }
+
         while (low <= high)
         {
             int middle = (low + high) >>> 1;

@@ -10,7 +10,12 @@ namespace Vfio;
 /// <para>The halves that went in stay as they are. Joining them again would cost calls and a moment without the mapping, and would save
 /// no more than log2(pages) entries for a bad page.</para>
 /// </remarks>
-internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy)
+/// <param name="pinner">The pinner.</param>
+/// <param name="plan">The plan.</param>
+/// <param name="policy">What happens when some pages cannot be pinned.</param>
+/// <param name="asked">A run that the kernel has refused just now, so that it is not asked again; the default for none.</param>
+/// <param name="answer">What it said.</param>
+internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy, DmaMapping asked, Errno answer)
 {
     private const ulong Page = 4096;
 
@@ -72,7 +77,7 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         ulong pages = run.Host.Length / Page;
         if (!knownBad || pages == 1)
         {
-            Errno errno = pinner.TryMap(run);
+            Errno errno = run == asked ? answer : pinner.TryMap(run);
             if (errno == Errno.None)
             {
                 _mapped.Add(run);

@@ -52,6 +52,17 @@ public static class PinPlanner
         return plan;
     }
 
+    /// <summary>Takes IOVAs for one range in one piece, where the IOMMU can use pages as large as the range holds; no plan is made, and
+    /// false says only that there must be one.</summary>
+    internal static bool TryAllocate(in PinRange range, ulong pageSizes, IovaAllocator allocator, out IovaRange iova)
+    {
+        iova = default;
+        ulong first = range.Host.First.Value;
+        ulong last = range.Host.Last.Value;
+        return IsInWholePages(range.Host) && GivesAccess(range.Access)
+            && TryAllocate(new Run(first, last, range.Access, LargestPage(first, last, range.Backing.PageSize(), pageSizes)), allocator, out iova);
+    }
+
     internal static PinProblem EntriesShort(ulong need, ulong have) => new(
         "dma_entry_limit", "VFIO_IOMMU_MAP_DMA", Errno.ENOSPC, need, have, "entries",
         "the container's entries would run out (dma_entry_limit of vfio_iommu_type1)",
@@ -67,13 +78,13 @@ public static class PinPlanner
     {
         foreach (PinRange range in ranges)
         {
-            if (!range.Host.First.IsAligned(Page) || (range.Host.Last.Value & (Page - 1)) != Page - 1)
+            if (!IsInWholePages(range.Host))
             {
                 throw new ArgumentException(
                     $"{range.Host} is not in whole pages of 4 KiB, so a device would reach what is next to it; use aligned memory", nameof(ranges));
             }
 
-            if (range.Access is DmaAccess.None or > DmaAccess.ReadWrite)
+            if (!GivesAccess(range.Access))
             {
                 throw new ArgumentException($"{range.Host}: the device must be given Read, Write or both, not {range.Access}", nameof(ranges));
             }
@@ -179,16 +190,8 @@ public static class PinPlanner
         var runs = new List<Run>(pieces.Count);
         foreach (Run piece in pieces)
         {
-            ulong largest = Page;
-            foreach (ulong size in LargePages)
-            {
-                if (size <= piece.LargePage && (grain == 0 || size <= grain) && (pageSizes & size) != 0 && HoldsAligned(piece.First, piece.Last, size))
-                {
-                    largest = size;
-                    break;
-                }
-            }
-
+            ulong most = grain == 0 ? piece.LargePage : Math.Min(piece.LargePage, grain);
+            ulong largest = LargestPage(piece.First, piece.Last, most, pageSizes);
             if (runs.Count > 0 && runs[^1] is var previous && previous.Last + 1 == piece.First && previous.Access == piece.Access)
             {
                 runs[^1] = previous with { Last = piece.Last, LargePage = Math.Max(previous.LargePage, largest) };
@@ -295,6 +298,23 @@ public static class PinPlanner
             first = last + 1;
         }
     }
+
+    private static ulong LargestPage(ulong first, ulong last, ulong most, ulong pageSizes)
+    {
+        foreach (ulong size in LargePages)
+        {
+            if (size <= most && (pageSizes & size) != 0 && HoldsAligned(first, last, size))
+            {
+                return size;
+            }
+        }
+
+        return Page;
+    }
+
+    private static bool IsInWholePages(HostRange range) => range.First.IsAligned(Page) && (range.Last.Value & (Page - 1)) == Page - 1;
+
+    private static bool GivesAccess(DmaAccess access) => access is DmaAccess.Read or DmaAccess.Write or DmaAccess.ReadWrite;
 
     private static bool HoldsAligned(ulong first, ulong last, ulong size)
     {

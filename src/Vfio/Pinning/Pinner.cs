@@ -73,7 +73,7 @@ public sealed class Pinner
         }
     }
 
-    /// <summary>What <see cref="Register"/> would do now. Touches nothing.</summary>
+    /// <summary>What <see cref="Register(IReadOnlyList{PinRange}, PinOptions?)"/> would do now. Touches nothing.</summary>
     /// <param name="ranges">The memory.</param>
     /// <param name="options">How; the default for null.</param>
     /// <returns>The plan.</returns>
@@ -100,19 +100,42 @@ public sealed class Pinner
     {
         ArgumentNullException.ThrowIfNull(ranges);
         options ??= PinOptions.Default;
-        PinPlan first = Plan(ranges, options);
-        Demand(first, options);
-        // The lock is not held here, so the plan is made anew below; a page that others unmapped meanwhile fails there.
+        if (ranges.Count == 1)
+        {
+            return Register(ranges[0], options);
+        }
+
         if (options.Populate)
         {
-            _ = Populator.Run(ranges, options.PopulateThreads, options.Progress);
+            Populate(ranges, options);
         }
 
         lock (_lock)
         {
-            PinPlan plan = PinPlanner.Plan(ranges, Limits(), options, _allocator, _live);
-            var execution = new PinExecution(this, plan, options.Policy);
-            return execution.Run(() => Demand(plan, options));
+            return RegisterByPlan(ranges, options, default, Errno.None);
+        }
+    }
+
+    /// <summary>Pins one range. Where none of it is pinned and it need not be populated, this is one call of the kernel and no plan:
+    /// the kernel checks the limits itself, and a map that it refuses changes nothing. What stood against it is looked up then.</summary>
+    /// <param name="range">The memory. It must stay mapped in this process until it is released.</param>
+    /// <param name="options">How; all or nothing for null.</param>
+    /// <returns>What was pinned, to release by disposing it, and what was not.</returns>
+    /// <exception cref="ArgumentException">The range or an option is not in whole pages, or gives no access.</exception>
+    /// <exception cref="LinuxException">As for several ranges.</exception>
+    public RegisteredMemory Register(PinRange range, PinOptions? options = null)
+    {
+        options ??= PinOptions.Default;
+        if (options.Populate)
+        {
+            Populate([range], options);
+        }
+
+        lock (_lock)
+        {
+            return TryStraight(range, options, out DmaMapping asked, out Errno answer)
+                ? new RegisteredMemory(this, asked)
+                : RegisterByPlan([range], options, asked, answer);
         }
     }
 
@@ -125,7 +148,7 @@ public sealed class Pinner
     {
         if (!page.IsAligned(Page) || access is DmaAccess.None or > DmaAccess.ReadWrite)
         {
-            throw new ArgumentException($"{page} for {access}: a page starts at a multiple of 4 KiB, and the device is given Read, Write or both");
+            throw NoPage(page, access);
         }
 
         lock (_lock)
@@ -135,8 +158,7 @@ public sealed class Pinner
                 ref LiveMapping found = ref _live[place];
                 if ((found.Access & access) != access)
                 {
-                    throw new PinFailure(HostRange.Of(page, Page), Errno.EEXIST, $"it is pinned already, and the device may only {found.Access} there",
-                        "release it first, or ask for both from the start").Exception();
+                    throw Pinned(page, found.Access).Exception();
                 }
 
                 found.References++;
@@ -146,10 +168,10 @@ public sealed class Pinner
             FollowValidRanges();
             if (!_allocator.TryAllocate(Page, page, Page, out IovaRange iova))
             {
-                throw new PinFailure(HostRange.Of(page, Page), Errno.ENOSPC, "no IOVA is free", "release memory that is pinned").Exception();
+                throw NoIova(page).Exception();
             }
 
-            Errno errno = TryMap(new DmaMapping(HostRange.Of(page, Page), iova, access));
+            Errno errno = TryMap(new DmaMapping(HostRange.Of(page, Page), iova, access), place);
             if (errno != Errno.None)
             {
                 _allocator.Release(iova);
@@ -175,21 +197,8 @@ public sealed class Pinner
     /// <summary>One call of VFIO_IOMMU_MAP_DMA; a mapping that succeeds is entered with one reference. The lock is held.</summary>
     internal Errno TryMap(in DmaMapping mapping)
     {
-        _mapCalls++;
-        Errno errno = _iommu.TryMap(mapping.Iova, mapping.Host.First, mapping.Access);
-        if (errno == Errno.None)
-        {
-            _live.Insert(new LiveMapping
-            {
-                Host = mapping.Host.First,
-                Iova = mapping.Iova.First,
-                Length = mapping.Host.Length,
-                References = 1,
-                Access = mapping.Access,
-            });
-        }
-
-        return errno;
+        _ = _live.IsFree(mapping.Host, out LiveMappings.Place place);
+        return TryMap(mapping, place);
     }
 
     /// <summary>Adds a reference to the mapping that starts there. The lock is held.</summary>
@@ -235,6 +244,77 @@ public sealed class Pinner
         {
             step();
         }
+    }
+
+    // What PinPage throws is made outside of it, so that the straight way is short.
+    private static ArgumentException NoPage(HostAddress page, DmaAccess access) =>
+        new($"{page} for {access}: a page starts at a multiple of 4 KiB, and the device is given Read, Write or both");
+
+    private static PinFailure Pinned(HostAddress page, DmaAccess access) => new(
+        HostRange.Of(page, Page), Errno.EEXIST, $"it is pinned already, and the device may only {access} there",
+        "release it first, or ask for both from the start");
+
+    private static PinFailure NoIova(HostAddress page) =>
+        new(HostRange.Of(page, Page), Errno.ENOSPC, "no IOVA is free", "release memory that is pinned");
+
+    private Errno TryMap(in DmaMapping mapping, LiveMappings.Place place)
+    {
+        _mapCalls++;
+        Errno errno = _iommu.TryMap(mapping.Iova, mapping.Host.First, mapping.Access);
+        if (errno == Errno.None)
+        {
+            _live.InsertAfter(place, new LiveMapping
+            {
+                Host = mapping.Host.First,
+                Iova = mapping.Iova.First,
+                Length = mapping.Host.Length,
+                References = 1,
+                Access = mapping.Access,
+            });
+        }
+
+        return errno;
+    }
+
+    // One map of the whole range, if it needs nothing else. When the kernel refuses it, asked is what it refused.
+    private bool TryStraight(in PinRange range, PinOptions options, out DmaMapping asked, out Errno answer)
+    {
+        (asked, answer) = (default, Errno.None);
+        if (options.Grain != 0 || options.At is not null)
+        {
+            return false;
+        }
+
+        FollowValidRanges();
+        if (!_live.IsFree(range.Host, out LiveMappings.Place place)
+            || !PinPlanner.TryAllocate(range, _iommu.PageSizes, _allocator, out IovaRange iova))
+        {
+            return false;
+        }
+
+        asked = new DmaMapping(range.Host, iova, range.Access);
+        answer = TryMap(asked, place);
+        if (answer == Errno.None)
+        {
+            return true;
+        }
+
+        _allocator.Release(iova);
+        return false;
+    }
+
+    private RegisteredMemory RegisterByPlan(IReadOnlyList<PinRange> ranges, PinOptions options, in DmaMapping asked, Errno answer)
+    {
+        PinPlan plan = PinPlanner.Plan(ranges, Limits(), options, _allocator, _live);
+        return new PinExecution(this, plan, options.Policy, asked, answer).Run(() => Demand(plan, options));
+    }
+
+    // The limits first, since populating touches the memory. The lock is not held meanwhile, so what is mapped is decided afterwards, and
+    // a page that others unmapped in between fails there.
+    private void Populate(IReadOnlyList<PinRange> ranges, PinOptions options)
+    {
+        Demand(Plan(ranges, options), options);
+        _ = Populator.Run(ranges, options.PopulateThreads, options.Progress);
     }
 
     private static void Demand(PinPlan plan, PinOptions options)

@@ -2,7 +2,7 @@ using Vfio.Linux;
 
 namespace Vfio;
 
-/// <summary>Memory that <see cref="Pinner.Register"/> pinned. Disposing releases it; what nothing else has pinned is unmapped.</summary>
+/// <summary>Memory that <see cref="Pinner.Register(PinRange, PinOptions?)"/> pinned. Disposing releases it; what nothing else has pinned is unmapped.</summary>
 /// <remarks>Translating is thread-safe until it is released. The memory must stay mapped in this process until then, and no device may be using it when it is released:
 /// reset the queue first.</remarks>
 public sealed class RegisteredMemory : IDisposable
@@ -17,6 +17,14 @@ public sealed class RegisteredMemory : IDisposable
         _mappings = [.. mappings.OrderBy(m => m.Host.First)];
         _count = _mappings.Length;
         Failures = failures;
+    }
+
+    internal RegisteredMemory(Pinner pinner, in DmaMapping mapping)
+    {
+        _pinner = pinner;
+        _mappings = [mapping];
+        _count = 1;
+        Failures = [];
     }
 
     /// <summary>The IOMMU entries that it uses, by host address. One that existed before may reach beyond what was registered.</summary>

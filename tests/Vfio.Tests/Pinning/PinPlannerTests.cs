@@ -144,7 +144,8 @@ public sealed class PinPlannerTests(TestContext context)
             {
                 ulong pages = (ulong)random.Next(1, 8);
                 Assert.IsTrue(allocator.TryAllocate(pages * Page, default, Page, out IovaRange at));
-                live.Insert(new LiveMapping
+                Assert.IsTrue(live.IsFree(HostRange.Of(new HostAddress(p * Page), pages * Page), out LiveMappings.Place place));
+                live.InsertAfter(place, new LiveMapping
                 {
                     Host = new HostAddress(p * Page),
                     Iova = at.First,
