@@ -5,13 +5,11 @@ return args switch
 {
     ["map", string address] => MapBenchmark.Run(Vfio.PciAddress.Parse(address)),
     ["pool"] => PoolBenchmark.Run(),
-    ["parts"] => PartsBenchmark.Run(),
-    ["parts", string address] => PartsBenchmark.Run(Vfio.PciAddress.Parse(address)),
     _ => Usage(),
 };
 
 static int Usage()
 {
-    Console.Error.WriteLine("usage: Vfio.Benchmarks map ADDRESS | pool | parts");
+    Console.Error.WriteLine("usage: Vfio.Benchmarks map ADDRESS | pool");
     return 2;
 }

@@ -32,6 +32,61 @@ public sealed class PinnerTests(TestContext context)
     }
 
     [TestMethod]
+    public void A_free_range_is_one_call_of_the_kernel_and_aligned_for_large_pages()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(1024);
+        int before = rig.Kernel.Calls.Count;
+        using (RegisteredMemory registered = rig.Pinner.Register(
+            new PinRange(memory, DmaAccess.ReadWrite, MemoryBacking.Transparent), new PinOptions { Populate = false }))
+        {
+            Assert.AreEqual(1, rig.Kernel.Calls.Count - before, "no question before, none after");
+            DmaMapping mapping = registered.Mappings.Single();
+            Assert.AreEqual(memory, mapping.Host);
+            Assert.AreEqual(0ul, (mapping.Host.First.Value ^ mapping.Iova.First.Value) & ((2 << 20) - 1));
+            Assert.AreEqual(mapping, rig.Pinner.Mappings().Single());
+        }
+
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void A_limit_that_the_kernel_finds_first_is_explained_and_leaves_nothing()
+    {
+        using var rig = new PinRig(k => (k.MemlockLimit, k.EntryLimit) = (100 * Page, 1));
+        rig.Tell("/proc/self/limits", "Max locked memory         409600               409600               bytes     \n");
+        rig.Tell("/proc/self/status", "Name:\tx\nVmLck:\t       0 kB\nCapEff:\t0000000000000000\n");
+        PinOptions populated = new() { Populate = false };
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register(PinRig.ReadWrite(rig.Memory(101)), populated));
+        Assert.Contains("RLIMIT_MEMLOCK: 404 KiB needed, 400 KiB there, 4 KiB short", e.Message);
+        Assert.AreEqual(1, rig.Pinner.MapCalls, "the one that was refused");
+        rig.AssertNothingPinned();
+
+        using RegisteredMemory last = rig.Pinner.Register(PinRig.ReadWrite(rig.Memory(1)), populated);
+        e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register(PinRig.ReadWrite(rig.Memory(1)), populated));
+        Assert.Contains("1 entries needed, 0 entries there, 1 entries short", e.Message);
+        Assert.AreEqual((1, Page), (rig.Pinner.EntriesUsed, rig.Pinner.PinnedBytes));
+    }
+
+    [TestMethod]
+    public void Memory_that_is_not_in_whole_pages_is_refused_whatever_the_way()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(2);
+        foreach (bool populate in new[] { true, false })
+        {
+            PinOptions options = new() { Populate = populate };
+            Assert.ThrowsExactly<ArgumentException>(
+                () => rig.Pinner.Register(PinRig.ReadWrite(HostRange.Of(memory.First + 1, Page)), options));
+            Assert.ThrowsExactly<ArgumentException>(
+                () => rig.Pinner.Register(PinRig.ReadWrite(HostRange.Of(memory.First, Page - 1)), options));
+            Assert.ThrowsExactly<ArgumentException>(() => rig.Pinner.Register(new PinRange(memory, DmaAccess.None), options));
+        }
+
+        Assert.AreEqual(0, rig.Pinner.MapCalls);
+    }
+
+    [TestMethod]
     public void Pinning_what_is_pinned_makes_no_call_and_the_last_release_unmaps()
     {
         using var rig = new PinRig();
@@ -98,7 +153,7 @@ public sealed class PinnerTests(TestContext context)
             rig.Kernel.FailNothing();
             rig.Kernel.FailMapsTouching(memory.First + ((ulong)bad * Page));
             long before = rig.Pinner.MapCalls;
-            using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], BestEffort))
+            using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], BestEffort with { Populate = bad % 2 == 0 }))
             {
                 Assert.IsLessThanOrEqualTo(most, rig.Pinner.MapCalls - before, $"page {bad} of {pages}");
                 PinFailure failure = registered.Failures.Single();
