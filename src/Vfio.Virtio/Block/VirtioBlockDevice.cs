@@ -30,6 +30,7 @@ public sealed class VirtioBlockDevice : IDisposable
     private readonly DmaSegment[] _chain = new DmaSegment[VirtioBlockOptions.ChainLength];
     private readonly Completion[] _completions = new Completion[64];
     private bool _stopped;
+    private bool _wasReset;
 
     private VirtioBlockDevice(
         VirtioPciTransport transport,
@@ -278,15 +279,16 @@ public sealed class VirtioBlockDevice : IDisposable
 
     /// <summary>Resets the device and forgets what was in flight. Memory may be unmapped after this.</summary>
     /// <exception cref="VirtioException">The device does not come back from the reset; memory that it knows must stay mapped until
-    /// the <see cref="VfioDevice"/> is closed.</exception>
+    /// the <see cref="VfioDevice"/> is closed. Disposing again tries again, so that nobody takes the memory for free.</exception>
     public void Dispose()
     {
-        if (!_stopped)
+        _stopped = true;
+        if (!_wasReset)
         {
-            _stopped = true;
             try
             {
                 _transport.Reset();
+                _wasReset = true;
             }
             finally
             {

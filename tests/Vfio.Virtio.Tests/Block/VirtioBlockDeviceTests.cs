@@ -160,6 +160,24 @@ public sealed class VirtioBlockDeviceTests
     }
 
     [TestMethod]
+    public void Device_that_hangs_through_its_reset_is_never_taken_for_stopped()
+    {
+        var options = new VirtioBlockOptions { Timeout = TimeSpan.FromMilliseconds(50) };
+        using var sim = new SimDisk(new SimVirtioBlockOptions { IsSilent = true }, options);
+        VirtioBlockDevice disk = sim.Open();
+        sim.Model.Options.IsStuck = true;
+        Assert.ThrowsExactly<VirtioException>(() => disk.Read(0, sim.Data(0, Piece)));
+
+        // Whoever frees the buffer after a dispose that says nothing gives memory away that the device still writes.
+        Assert.ThrowsExactly<VirtioException>(disk.Dispose);
+        sim.Model.Options.IsStuck = false;
+        disk.Dispose();
+        Assert.AreEqual(0, sim.Model.Status);
+        disk.Dispose();
+        sim.Unmap();
+    }
+
+    [TestMethod]
     public void Cancelled_transfer_ends_its_requests_and_leaves_the_device_usable()
     {
         using var sim = new SimDisk();
