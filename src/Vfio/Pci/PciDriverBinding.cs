@@ -55,7 +55,7 @@ public sealed class PciDriverBinding
         {
             foreach (PciDevice device in devices.Where(d => d.Driver != PciDevice.VfioPci))
             {
-                var former = new FormerDriver(device.Driver, ReadOverride(device.Address));
+                FormerDriver former = FormerOf(device);
                 former.Save(_stateDirectory, device.Address);
                 done.Push((device, former));
                 Write(device, $"{PciDevice.Directory(device.Address)}/driver_override", PciDevice.VfioPci, cancellation);
@@ -109,6 +109,14 @@ public sealed class PciDriverBinding
         }
 
         return [.. devices.Select(d => Bus.Get(d.Device.Address))];
+    }
+
+    // A bind that was killed half way leaves a device with no driver and our override; what it had before is in the record.
+    private FormerDriver FormerOf(PciDevice device)
+    {
+        string? present = ReadOverride(device.Address);
+        return (device.Driver is null && present == PciDevice.VfioPci ? FormerDriver.TryLoad(_stateDirectory, device.Address) : null)
+            ?? new FormerDriver(device.Driver, present);
     }
 
     private void CheckCanBind(PciDevice device, bool force)

@@ -47,6 +47,22 @@ public sealed class PciDriverBindingTests : IDisposable
     }
 
     [TestMethod]
+    public void A_bind_that_was_killed_half_way_does_not_lose_the_former_driver()
+    {
+        _tree.AddDriver("vfio-pci");
+        _tree.AddDriver("virtio-pci");
+        PciAddress disk = _tree.AddDevice("0000:00:04.0", 3, "virtio-pci");
+        Binding.Bind([disk]);
+        // As after the unbind and before the probe: no driver, our override, the record there.
+        _tree.Sysfs.Write("/sys/bus/pci/drivers/vfio-pci/unbind", disk.ToString());
+        Assert.IsTrue(SpinWait.SpinUntil(() => _tree.DriverOf(disk) is null, TimeSpan.FromSeconds(20)));
+
+        Assert.AreEqual("vfio-pci", Binding.Bind([disk])[0].Driver);
+        Assert.AreEqual("virtio-pci", Binding.Unbind([disk])[0].Driver);
+        Assert.AreEqual(string.Empty, _tree.OverrideOf(disk));
+    }
+
+    [TestMethod]
     public void Unbind_of_a_device_that_had_no_driver_leaves_it_without_one()
     {
         _tree.AddDriver("vfio-pci");
