@@ -95,6 +95,8 @@ public sealed unsafe class VfioDevice : IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
         VfioInterrupts interrupts = VfioInterrupts.Enable(_kernel, this, kind, count);
+        // A daemon opens and ends them for each command.
+        _interrupts.RemoveAll(i => i.IsDisposed);
         _interrupts.Add(interrupts);
         return interrupts;
     }
@@ -104,7 +106,8 @@ public sealed unsafe class VfioDevice : IDisposable
     {
         foreach (VfioInterrupts interrupts in _interrupts)
         {
-            interrupts.Dispose();
+            // Closing the device switches off what this cannot.
+            _ = interrupts.TrySwitchOff();
         }
 
         _interrupts.Clear();

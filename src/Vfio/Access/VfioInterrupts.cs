@@ -9,7 +9,6 @@ public sealed unsafe class VfioInterrupts : IDisposable
     private readonly IKernel _kernel;
     private readonly VfioDevice _device;
     private readonly EventFd[] _vectors;
-    private bool _disposed;
 
     private VfioInterrupts(IKernel kernel, VfioDevice device, VfioInterruptKind kind, EventFd[] vectors)
     {
@@ -37,22 +36,30 @@ public sealed unsafe class VfioInterrupts : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose()
+    /// <exception cref="LinuxException">VFIO_DEVICE_SET_IRQS failed; closing the device switches them off.</exception>
+    public void Dispose() =>
+        VfioContainer.Check(TrySwitchOff(), "VFIO_DEVICE_SET_IRQS", $"{_device.Address} {Kind} off");
+
+    internal bool IsDisposed { get; private set; }
+
+    /// <summary>Switches them off and closes the vectors, once.</summary>
+    /// <returns>A negated errno when the kernel would not switch them off.</returns>
+    internal int TrySwitchOff()
     {
-        if (_disposed)
+        if (IsDisposed)
         {
-            return;
+            return 0;
         }
 
-        _disposed = true;
-        // A count of 0 switches the whole kind off; should that fail, closing the device does it.
+        IsDisposed = true;
+        // A count of 0 switches the whole kind off.
         int result = _device.Descriptor.IsClosed ? 0 : Set(vfio.VFIO_IRQ_SET_DATA_NONE | vfio.VFIO_IRQ_SET_ACTION_TRIGGER, 0, []);
         foreach (EventFd vector in _vectors)
         {
             vector.Dispose();
         }
 
-        VfioContainer.Check(result, "VFIO_DEVICE_SET_IRQS", $"{_device.Address} {Kind} off");
+        return result;
     }
 
     internal static VfioInterrupts Enable(IKernel kernel, VfioDevice device, VfioInterruptKind kind, int count)

@@ -161,6 +161,19 @@ public sealed unsafe class SimKernelTests
     }
 
     [TestMethod]
+    public void A_container_closes_and_unpins_though_interrupts_cannot_be_switched_off()
+    {
+        using var host = new SimHost();
+        host.Add(new SimPlainDevice(Address), Group);
+        VfioContainer container = host.OpenContainer();
+        VfioDevice device = container.OpenDevice(Address);
+        _ = device.EnableInterrupts(VfioInterruptKind.Msi, 1);
+        host.Kernel.FailAt(1, Errno.EIO, "VFIO_DEVICE_SET_IRQS");
+        container.Dispose();
+        host.Kernel.AssertNothingLeft();
+    }
+
+    [TestMethod]
     public void Interrupts_reach_real_eventfds_and_the_line_stays_masked_until_it_is_unmasked()
     {
         using var host = new SimHost();
