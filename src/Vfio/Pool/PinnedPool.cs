@@ -127,9 +127,22 @@ public sealed class PinnedPool : IDisposable
             PoolPlan plan = _pinner is null ? PoolPlan.For(options, (PinLimits?)null, _sysfs) : PoolPlan.For(options, _pinner, _sysfs);
             plan.ThrowIfImpossible($"pool {Name} of {ByteSize.Text(bytes)}");
             PoolSegment segment = MakeSegment(bytes, plan.Backing);
-            Dirty?.Add(segment);
-            MapCalls += segment.Mappings.Count;
-            _lender.Add(segment);
+            int maps = segment.Mappings.Count;
+            try
+            {
+                // Both keep something for each buffer or page, for which there may be no memory.
+                Dirty?.Add(segment);
+                _lender.Add(segment);
+            }
+            catch
+            {
+                segment.Registered?.Dispose();
+                Dirty?.Shrunk(segment, whole: true);
+                segment.Memory.Dispose();
+                throw;
+            }
+
+            MapCalls += maps;
         }
     }
 
