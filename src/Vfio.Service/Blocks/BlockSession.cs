@@ -125,7 +125,17 @@ internal sealed class BlockSession : IDisposable
         {
             dirty.BeginDeviceWrite(buffer);
             // What was written is marked request by request; after a failure nobody knows, and all of it counts.
-            _undo.Push(() => dirty.EndDeviceWrite(buffer, EndedWell ? 0 : buffer.Length));
+            _undo.Push(() =>
+            {
+                if (EndedWell)
+                {
+                    dirty.EndDeviceWrite(buffer, 0);
+                }
+                else
+                {
+                    dirty.EndDeviceWrite(buffer);
+                }
+            });
         }
 
         // The driver's own stores into the ring go on as long as the device is open.

@@ -94,15 +94,7 @@ public static class DirtyOperations
         "dirty.show", ServiceJson.Default.DirtyRequest, ServiceJson.Default.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty show", pool =>
         {
             DirtyTracker tracker = Tracker(pool);
-            if (!request.Kernel)
-            {
-                return Show(pool, tracker.Peek());
-            }
-
-            // The kernel clears what it tells, so it is put into the own record.
-            DirtyAnswer answer = tracker.Harvest(Sources(kernel: true));
-            tracker.PutBack(answer);
-            return Show(pool, answer);
+            return Show(pool, request.Kernel ? tracker.Peek(Sources(kernel: true)) : tracker.Peek());
         }));
 
     /// <summary>Writes a base, or what changed since the last export.</summary>
@@ -113,7 +105,6 @@ public static class DirtyOperations
             PoolExportHeader header = request.Base
                 ? PoolExporter.ExportBase(pool, file, Sources(request.Kernel))
                 : PoolExporter.ExportChanges(pool, file, request.Since, Sources(request.Kernel));
-            file.Flush(flushToDisk: true);
             return ExportInfo.Of(header);
         }));
 

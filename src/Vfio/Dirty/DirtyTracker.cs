@@ -18,6 +18,7 @@ public sealed class DirtyTracker
     private string? _foreign;
     private bool _kernel;
     private bool _mixed;
+    private long _generation;
 
     internal DirtyTracker(PinnedPool pool) => _pool = pool;
 
@@ -28,7 +29,13 @@ public sealed class DirtyTracker
     public bool KernelIsTracking => Volatile.Read(ref _kernel);
 
     /// <summary>The last export, which the record counts from; null before the first, or when the record was broken since.</summary>
-    public PoolExportHeader? LastExport { get; internal set; }
+    public PoolExportHeader? LastExport { get; private set; }
+
+    /// <summary>Held by the one who exports: two at once would follow the same export, each with half of the pages.</summary>
+    internal Lock Exporting { get; } = new();
+
+    /// <summary>Changes whenever marks were dropped, so that no chain can go over that.</summary>
+    internal long Generation => Interlocked.Read(ref _generation);
 
     /// <summary>Reports that this process wrote bytes.</summary>
     /// <param name="written">The bytes: a buffer, or the slice of one that was written.</param>
@@ -59,7 +66,7 @@ public sealed class DirtyTracker
 
     /// <summary>Reports that a device has ended writing: its completion was read from the used ring, or its queue was reset.</summary>
     /// <param name="posted">What was reported by <see cref="BeginDeviceWrite"/>.</param>
-    /// <param name="written">How many bytes from the start it wrote; all of them after a reset, when nobody knows.</param>
+    /// <param name="written">How many bytes from the start it wrote.</param>
     /// <exception cref="ArgumentException">They are not in the pool.</exception>
     public void EndDeviceWrite(in PinnedBuffer posted, int written)
     {
@@ -73,6 +80,21 @@ public sealed class DirtyTracker
             record.Bits.Mark(new PoolOffset(offset), (ulong)written);
             record.End(offset, (ulong)posted.Length);
         }
+    }
+
+    /// <summary>Reports that a device has ended writing and nobody knows what it wrote: its queue was reset with requests in flight, or a
+    /// request failed. All of it counts as written, and the record is exact no more until it is taken.</summary>
+    /// <param name="posted">What was reported by <see cref="BeginDeviceWrite"/>.</param>
+    /// <exception cref="ArgumentException">They are not in the pool.</exception>
+    public void EndDeviceWrite(in PinnedBuffer posted)
+    {
+        lock (_lock)
+        {
+            // Before it stops being in flight: an answer in between is a superset for that reason.
+            _mixed = true;
+        }
+
+        EndDeviceWrite(posted, posted.Length);
     }
 
     /// <summary>Reports that somebody writes the pool who does not report here. Answers from the own record alone are then unknown.</summary>
@@ -106,7 +128,7 @@ public sealed class DirtyTracker
     {
         lock (_lock)
         {
-            LastExport = null;
+            EndChain();
             _mixed = false;
             foreach (SegmentRecord record in Records)
             {
@@ -125,6 +147,21 @@ public sealed class DirtyTracker
         }
     }
 
+    /// <summary>The dirty pages, which stay marked, with another source asked too. The kernel clears what it tells, so that goes into the record.</summary>
+    /// <param name="sources">Who shall tell.</param>
+    /// <returns>The answer.</returns>
+    /// <exception cref="LinuxException">VFIO_IOMMU_DIRTY_PAGES failed; no mark is lost.</exception>
+    public DirtyAnswer Peek(DirtySources sources)
+    {
+        // In one step: an export in between would take a record from which these pages are missing.
+        lock (_lock)
+        {
+            DirtyAnswer answer = Harvest(sources);
+            PutBack(answer);
+            return answer;
+        }
+    }
+
     /// <summary>Takes the dirty pages: they are clean afterwards, except those that a device may be writing.</summary>
     /// <param name="sources">Who shall tell. The kernel knows only what devices write, so its answer always has the own record in it.</param>
     /// <returns>The answer.</returns>
@@ -134,22 +171,25 @@ public sealed class DirtyTracker
         lock (_lock)
         {
             List<ulong[]> taken = Collect(take: true, out ulong inFlight);
-            if ((sources & DirtySources.Kernel) != 0)
+            try
             {
-                try
+                if ((sources & DirtySources.Kernel) != 0)
                 {
                     AddKernel(taken);
                 }
-                catch
-                {
-                    PutBack(taken);
-                    throw;
-                }
-            }
 
-            DirtyAnswer answer = Answer(taken, sources | DirtySources.OwnRecord, inFlight);
-            _mixed = false;
-            return answer;
+                DirtyAnswer answer = Answer(taken, sources | DirtySources.OwnRecord, inFlight);
+                // Pages in flight were marked again, and the device may end without having written them.
+                _mixed = inFlight > 0;
+                return answer;
+            }
+            catch
+            {
+                // What the kernel told before it failed is only perhaps written.
+                _mixed |= (sources & DirtySources.Kernel) != 0;
+                PutBack(taken);
+                throw;
+            }
         }
     }
 
@@ -200,12 +240,28 @@ public sealed class DirtyTracker
     {
         lock (_lock)
         {
-            LastExport = null;
+            EndChain();
             if (whole)
             {
                 Volatile.Write(ref _records, [.. _records.Where(r => r.Segment != segment)]);
             }
         }
+    }
+
+    /// <summary>An export is written: the record counts from it, unless marks were dropped since it was begun.</summary>
+    internal void Exported(PoolExportHeader header, long generation)
+    {
+        lock (_lock)
+        {
+            LastExport = generation == _generation ? header : null;
+        }
+    }
+
+    // The lock is held.
+    private void EndChain()
+    {
+        LastExport = null;
+        Interlocked.Increment(ref _generation);
     }
 
     // ORDER: acquire; pairs with the releases in Add and Shrunk.
@@ -286,7 +342,13 @@ public sealed class DirtyTracker
     private DirtyAnswer Answer(List<ulong[]> all, DirtySources sources, ulong inFlight)
     {
         SegmentRecord[] records = Records;
-        ulong length = _pool.Length;
+        // Not the pool's own length: a segment is in the record before it is in the pool.
+        ulong length = 0;
+        foreach (SegmentRecord record in records)
+        {
+            length += record.Segment.Length;
+        }
+
         ulong[] words = new ulong[length == 0 ? 0 : DirtyBitmap.WordsFor(length)];
         ulong pages = length / DirtyBitmap.PageSize;
         if (ForeignWriter is not null)

@@ -18,11 +18,15 @@ public static class PoolExporter
     {
         ArgumentNullException.ThrowIfNull(stream);
         DirtyTracker tracker = Tracker(pool);
-        // Taken before anything is copied: what is written while copying counts for the next export.
-        DirtyAnswer taken = tracker.Harvest(sources);
-        var id = Guid.NewGuid();
-        return Export(pool, tracker, taken, stream, NotZero(pool), extents => new PoolExportHeader(
-            id, null, id, 0, pool.Length, DirtyPrecision.Exact, taken.Sources, (ulong)extents.Count, Sum(extents)));
+        return Alone(pool, tracker, () =>
+        {
+            long generation = tracker.Generation;
+            // Taken before anything is copied: what is written while copying counts for the next export.
+            DirtyAnswer taken = tracker.Harvest(sources);
+            var id = Guid.NewGuid();
+            return Export(pool, tracker, taken, generation, stream, () => NotZero(pool), extents => new PoolExportHeader(
+                id, null, id, 0, pool.Length, DirtyPrecision.Exact, taken.Sources, (ulong)extents.Count, Sum(extents)));
+        });
     }
 
     /// <summary>Writes the pages that changed since the last export.</summary>
@@ -37,17 +41,25 @@ public static class PoolExporter
     {
         ArgumentNullException.ThrowIfNull(stream);
         DirtyTracker tracker = Tracker(pool);
-        PoolExportHeader? last = tracker.LastExport;
-        if (last is null || (since is not null && since != last.Id))
+        return Alone(pool, tracker, () =>
         {
-            throw new LinuxException("pool export", Errno.EINVAL, $"{pool.Name} since {since?.ToString() ?? "the last export"}",
-                last is null ? "the pool's record does not count from an export" : $"the pool's record counts from export {last.Id}",
-                "start a chain with a base export");
-        }
+            long generation = tracker.Generation;
+            PoolExportHeader? last = tracker.LastExport;
+            if (last is null || (since is not null && since != last.Id))
+            {
+                throw NoChain(pool, since, last);
+            }
 
-        DirtyAnswer taken = tracker.Harvest(sources);
-        return Export(pool, tracker, taken, stream, Cut(taken.Ranges()), extents => new PoolExportHeader(
-            Guid.NewGuid(), last.Id, last.Chain, last.Sequence + 1, pool.Length, taken.Precision, taken.Sources, (ulong)extents.Count, Sum(extents)));
+            DirtyAnswer taken = tracker.Harvest(sources);
+            if (tracker.Generation != generation)
+            {
+                tracker.PutBack(taken);
+                throw NoChain(pool, since, null);
+            }
+
+            return Export(pool, tracker, taken, generation, stream, () => Cut(taken.Ranges()), extents => new PoolExportHeader(
+                Guid.NewGuid(), last.Id, last.Chain, last.Sequence + 1, pool.Length, taken.Precision, taken.Sources, (ulong)extents.Count, Sum(extents)));
+        });
     }
 
     /// <summary>Puts a chain of exports back. Everything is checked before the first byte of the pool is changed.</summary>
@@ -87,28 +99,57 @@ public static class PoolExporter
             throw new InvalidDataException("there is no export to restore");
         }
 
-        // What the base leaves out was zero.
-        foreach (PoolSegment segment in pool.Segments)
+        try
         {
-            foreach (DirtyRange piece in Pieces(segment.Length))
+            // What the base leaves out was zero.
+            foreach (PoolSegment segment in pool.Segments)
             {
-                Bytes(segment, piece).Clear();
+                foreach (DirtyRange piece in Pieces(segment.Length))
+                {
+                    Bytes(segment, piece).Clear();
+                }
+            }
+
+            foreach (Stream stream in chain)
+            {
+                ReadExtents(stream, PoolExportHeader.Read(stream), (at, bytes) => CopyIn(pool, at, bytes));
             }
         }
-
-        foreach (Stream stream in chain)
+        finally
         {
-            ReadExtents(stream, PoolExportHeader.Read(stream), (at, bytes) => CopyIn(pool, at, bytes));
+            // Also when a file could not be read a second time.
+            pool.Dirty?.Mark(new PoolOffset(0), pool.Length);
         }
-
-        pool.Dirty?.Mark(new PoolOffset(0), pool.Length);
     }
 
+    private static PoolExportHeader Alone(PinnedPool pool, DirtyTracker tracker, Func<PoolExportHeader> export)
+    {
+        if (!tracker.Exporting.TryEnter())
+        {
+            throw new LinuxException("pool export", Errno.EBUSY, pool.Name, "another export of the pool is being written", "wait until that has ended");
+        }
+
+        try
+        {
+            return export();
+        }
+        finally
+        {
+            tracker.Exporting.Exit();
+        }
+    }
+
+    private static LinuxException NoChain(PinnedPool pool, Guid? since, PoolExportHeader? last) => new(
+        "pool export", Errno.EINVAL, $"{pool.Name} since {since?.ToString() ?? "the last export"}",
+        last is null ? "the pool's record does not count from an export" : $"the pool's record counts from export {last.Id}",
+        "start a chain with a base export");
+
     private static PoolExportHeader Export(
-        PinnedPool pool, DirtyTracker tracker, DirtyAnswer taken, Stream stream, List<DirtyRange> extents, Func<List<DirtyRange>, PoolExportHeader> head)
+        PinnedPool pool, DirtyTracker tracker, DirtyAnswer taken, long generation, Stream stream, Func<List<DirtyRange>> choose, Func<List<DirtyRange>, PoolExportHeader> head)
     {
         try
         {
+            List<DirtyRange> extents = choose();
             PoolExportHeader header = head(extents);
             header.Write(stream);
             Span<byte> bytes = stackalloc byte[PoolExportHeader.ExtentBytes];
@@ -126,8 +167,17 @@ public static class PoolExporter
                 stream.Write(pages);
             }
 
-            stream.Flush();
-            tracker.LastExport = header;
+            if (stream is FileStream file)
+            {
+                // A disk that fails may say so only now, and the marks are not to be gone then.
+                file.Flush(flushToDisk: true);
+            }
+            else
+            {
+                stream.Flush();
+            }
+
+            tracker.Exported(header, generation);
             return header;
         }
         catch
