@@ -1,0 +1,279 @@
+using System.Runtime.InteropServices;
+using Vfio.Linux;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser.Tests.Net;
+
+[TestClass]
+public sealed class NetQueueTests
+{
+    private const VirtioFeatures Split = VirtioFeatures.Version1 | VirtioFeatures.RingIndirectDesc;
+    private const VirtioFeatures Packed = Split | VirtioFeatures.RingPacked;
+    private const VirtioFeatures Merged = (VirtioFeatures)NetFeatures.MrgRxbuf;
+
+    public static IEnumerable<object[]> Layouts =>
+    [
+        [Split], [Packed], [Split | VirtioFeatures.InOrder], [Packed | VirtioFeatures.InOrder],
+        [Split | VirtioFeatures.RingEventIdx], [Packed | VirtioFeatures.RingEventIdx],
+        [Split & ~VirtioFeatures.RingIndirectDesc], [Packed & ~VirtioFeatures.RingIndirectDesc],
+    ];
+
+    [TestMethod]
+    [DynamicData(nameof(Layouts))]
+    public void A_frame_arrives_however_it_was_cut(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features);
+        (DriverQueue taker, NetQueue receive) = guest.Ring(0, features | Merged);
+        var random = new Random(7);
+        Span<Completion> completions = new Completion[64];
+        foreach (int[] cuts in new int[][] { [], [12], [5], [12, 20], [1, 1, 10, 3], [12, 1000, 1000] })
+        {
+            foreach (int length in new[] { 14, 64, 1518, 9000 })
+            {
+                byte[] frame = new byte[length];
+                random.NextBytes(frame);
+                guest.Send(sender, frame, default, cuts);
+                var buffers = new Dictionary<ushort, PinnedBuffer>();
+                for (int room = 0; room < length + NetHeader.Bytes; room += 1536)
+                {
+                    guest.Offer(taker, 1536, buffers);
+                }
+
+                Assert.AreEqual(1, transmit.Dequeue(guest.Batch));
+                Assert.AreEqual(1, sender.Reap(completions));
+                Assert.AreEqual(0u, completions[0].Written);
+                Assert.AreEqual(1, receive.Enqueue(guest.Batch));
+                int count = taker.Reap(completions);
+                Assert.AreEqual(buffers.Count, count);
+                byte[] received = [.. completions[..count].ToArray().SelectMany(c => buffers[c.Id].Span[..(int)c.Written].ToArray())];
+                Assert.AreEqual(count, MemoryMarshal.Read<NetHeader>(received).BufferCount);
+                CollectionAssert.AreEqual(frame, received[NetHeader.Bytes..]);
+            }
+        }
+
+        Assert.AreEqual(24, transmit.Counters.Frames);
+        Assert.AreEqual(24, receive.Counters.Frames);
+        Assert.AreEqual(0, transmit.Counters.Dropped + receive.Counters.Dropped);
+    }
+
+    [TestMethod]
+    [DataRow(Split)]
+    [DataRow(Packed | VirtioFeatures.InOrder)]
+    public void A_hundred_thousand_polls_allocate_nothing(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features);
+        (DriverQueue taker, NetQueue receive) = guest.Ring(0, features);
+        DmaSegment[][] frames = [.. Enumerable.Range(0, 32).Select(_ => new[] { new DmaSegment(guest.Allocate(76), DeviceAccess.Read) })];
+        DmaSegment[][] buffers = [.. Enumerable.Range(0, 32).Select(_ => new[] { new DmaSegment(guest.Allocate(1600), DeviceAccess.Write) })];
+        var completions = new Completion[64];
+        for (int warm = 0; warm < 1000; warm++)
+        {
+            Poll();
+        }
+
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        for (int poll = 0; poll < 100_000; poll++)
+        {
+            Poll();
+        }
+
+        Assert.AreEqual(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        Assert.AreEqual(101_000 * 32L, receive.Counters.Frames);
+
+        void Poll()
+        {
+            for (int i = 0; i < 32; i++)
+            {
+                sender.TryAdd(frames[i], out _);
+                taker.TryAdd(buffers[i], out _);
+            }
+
+            sender.Publish();
+            taker.Publish();
+            transmit.Dequeue(guest.Batch);
+            receive.Enqueue(guest.Batch);
+            sender.Reap(completions);
+            taker.Reap(completions);
+        }
+    }
+
+    [TestMethod]
+    public void What_is_no_frame_is_dropped_and_counted_and_its_buffer_given_back()
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Split);
+        guest.Send(sender, new byte[13]);
+        guest.Send(sender, []);
+        guest.Send(sender, new byte[Frame.MaxLength + 1]);
+        guest.Send(sender, new byte[64]);
+        Assert.AreEqual(4, transmit.Dequeue(guest.Batch));
+        Assert.AreEqual(1, guest.Batch.Count);
+        Assert.AreEqual(3, transmit.Counters.DroppedLength);
+        Assert.AreEqual(4, sender.Reap(new Completion[8]));
+        Assert.AreEqual(RingError.None, transmit.Error);
+    }
+
+    [TestMethod]
+    public void A_frame_larger_than_the_drivers_buffer_is_dropped_and_the_buffer_kept_for_the_next()
+    {
+        using var guest = new Guest();
+        (DriverQueue taker, NetQueue receive) = guest.Ring(0, Split);
+        var buffers = new Dictionary<ushort, PinnedBuffer>();
+        guest.Offer(taker, 256, buffers);
+        guest.Batch.Add(300);
+        guest.Batch.Add(100);
+        Assert.AreEqual(2, receive.Enqueue(guest.Batch));
+        Assert.AreEqual(1, receive.Counters.DroppedTooLarge);
+        var completions = new Completion[4];
+        Assert.AreEqual(1, taker.Reap(completions));
+        Assert.AreEqual(112u, completions[0].Written);
+    }
+
+    [TestMethod]
+    public void Without_buffers_frames_stay_in_the_batch()
+    {
+        using var guest = new Guest();
+        (DriverQueue taker, NetQueue receive) = guest.Ring(0, Packed | Merged);
+        guest.Batch.Add(3000);
+        Assert.AreEqual(0, receive.Enqueue(guest.Batch));
+        var buffers = new Dictionary<ushort, PinnedBuffer>();
+        guest.Offer(taker, 2048, buffers);
+        Assert.AreEqual(0, receive.Enqueue(guest.Batch));
+        guest.Offer(taker, 2048, buffers);
+        Assert.AreEqual(1, receive.Enqueue(guest.Batch));
+        Assert.AreEqual(2, taker.Reap(new Completion[4]));
+    }
+
+    [TestMethod]
+    public void Offloads_pass_unchanged_to_a_driver_that_takes_them_and_are_done_or_dropped_for_another()
+    {
+        const VirtioFeatures Sends = Split | (VirtioFeatures)(NetFeatures.Csum | NetFeatures.HostTso4);
+        const VirtioFeatures Takes = Split | (VirtioFeatures)(NetFeatures.GuestCsum | NetFeatures.GuestTso4);
+        byte[] frame = new byte[100];
+        new Random(3).NextBytes(frame);
+        var unfinished = new NetHeader { Flags = 1, ChecksumStart = 34, ChecksumOffset = 16 };
+        NetHeader segments = unfinished with { GsoType = NetHeader.GsoTcp4, GsoSize = 50, HeaderLength = 54 };
+
+        NetHeader passed = Received(Takes, segments, out byte[] same, out _);
+        Assert.AreEqual(segments with { BufferCount = 1 }, passed);
+        CollectionAssert.AreEqual(frame, same);
+
+        NetHeader finished = Received(Split, unfinished, out byte[] summed, out _);
+        Assert.AreEqual(new NetHeader { BufferCount = 1 }, finished);
+        Assert.AreEqual(0xFFFF, OnesComplementSum(frame.AsSpan(34), 16, summed.AsSpan(34)));
+
+        Received(Split, segments, out byte[] none, out NetQueueCounters counters);
+        Assert.IsEmpty(none);
+        Assert.AreEqual(1, counters.DroppedOffload);
+
+        NetHeader Received(VirtioFeatures target, NetHeader header, out byte[] bytes, out NetQueueCounters counters)
+        {
+            using var guest = new Guest();
+            (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Sends);
+            (DriverQueue taker, NetQueue receive) = guest.Ring(0, target);
+            var buffers = new Dictionary<ushort, PinnedBuffer>();
+            PinnedBuffer buffer = guest.Offer(taker, 256, buffers);
+            guest.Send(sender, frame, header);
+            transmit.Dequeue(guest.Batch);
+            receive.Enqueue(guest.Batch);
+            counters = receive.Counters;
+            bytes = taker.Reap(new Completion[2]) == 0 ? [] : buffer.Span[NetHeader.Bytes..(NetHeader.Bytes + frame.Length)].ToArray();
+            return bytes.Length == 0 ? default : MemoryMarshal.Read<NetHeader>(buffer.Span);
+        }
+    }
+
+    [TestMethod]
+    public void A_header_that_points_outside_its_frame_is_dropped()
+    {
+        const VirtioFeatures Sends = Split | (VirtioFeatures)NetFeatures.Csum;
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Sends);
+        guest.Send(sender, new byte[60], new NetHeader { Flags = 1, ChecksumStart = 59, ChecksumOffset = 0 });
+        guest.Send(sender, new byte[60], new NetHeader { Flags = 1, ChecksumStart = 0xFFFF, ChecksumOffset = 0xFFFF });
+        guest.Send(sender, new byte[60], new NetHeader { GsoType = 3 });
+        guest.Send(sender, new byte[60], new NetHeader { GsoType = NetHeader.GsoTcp4, Flags = 1, ChecksumStart = 34, ChecksumOffset = 16 });
+        Assert.AreEqual(4, transmit.Dequeue(guest.Batch));
+        Assert.AreEqual(0, guest.Batch.Count);
+        Assert.AreEqual(4, transmit.Counters.DroppedHeader);
+    }
+
+    [TestMethod]
+    [DataRow(Split)]
+    [DataRow(Packed)]
+    public void Exactly_the_pages_that_were_written_are_logged(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        using FileDescriptor file = MemoryFile.Create("log", 1 << 20);
+        using var seen = MappedMemory.Map(file, 0, 1 << 20, writable: true);
+        using var log = DirtyLog.Map(file, default, 1 << 20);
+        (DriverQueue taker, NetQueue receive) = guest.Ring(0, features | Merged, log: log);
+        PinnedBuffer gap = guest.Allocate(3 * 4096);
+        var buffers = new Dictionary<ushort, PinnedBuffer>();
+        for (int i = 0; i < 6; i++)
+        {
+            guest.Offer(taker, 2048, buffers);
+        }
+
+        guest.Allocate(8192);
+        guest.Batch.Add(9000);
+        Assert.AreEqual(1, receive.Enqueue(guest.Batch));
+        var completions = new Completion[8];
+        int count = taker.Reap(completions);
+        var expected = new HashSet<ulong>();
+        foreach (Completion completion in completions[..count])
+        {
+            Mark(Guest.AddressOf(buffers[completion.Id]).Value, completion.Written);
+        }
+
+        Mark(taker.DeviceArea.Value, RingAddresses.DeviceBytes(256, features));
+        if (features.HasFlag(VirtioFeatures.RingPacked))
+        {
+            Mark(taker.DescriptorArea.Value, RingAddresses.DescriptorBytes(256));
+        }
+
+        Assert.IsTrue(expected.SetEquals(Bits(seen)), $"{string.Join(' ', expected)} / {string.Join(' ', Bits(seen))}");
+        Assert.DoesNotContain(gap.Iova.Value / DirtyLog.PageSize + 1, expected);
+
+        void Mark(ulong address, uint length)
+        {
+            for (ulong page = address / DirtyLog.PageSize; page <= (address + length - 1) / DirtyLog.PageSize; page++)
+            {
+                expected.Add(page);
+            }
+        }
+    }
+
+    private static unsafe HashSet<ulong> Bits(MappedMemory log)
+    {
+        var bits = new HashSet<ulong>();
+        for (ulong i = 0; i < log.Length * 8; i++)
+        {
+            if ((((byte*)log.Address)[i / 8] & (1 << (int)(i % 8))) != 0)
+            {
+                bits.Add(i);
+            }
+        }
+
+        return bits;
+    }
+
+    // With the finished checksum in place of what stood there, the sum over the data is all ones.
+    private static int OnesComplementSum(ReadOnlySpan<byte> original, int field, ReadOnlySpan<byte> finished)
+    {
+        uint sum = 0;
+        for (int i = 0; i < original.Length; i += 2)
+        {
+            sum += (uint)((original[i] << 8) | (i + 1 < original.Length ? original[i + 1] : 0));
+        }
+
+        sum += (uint)((finished[field] << 8) | finished[field + 1]);
+        while (sum >> 16 != 0)
+        {
+            sum = (sum & 0xFFFF) + (sum >> 16);
+        }
+
+        return (int)sum;
+    }
+}
