@@ -19,6 +19,7 @@ public sealed class IotlbGuest : IDisposable
 
     private readonly EventFd _kick = new();
     private readonly Thread? _server;
+    private readonly StitchedMemory? _rings;
 
     /// <summary>Connects, shares memory and starts both rings.</summary>
     /// <param name="socket">To the back-end.</param>
@@ -28,6 +29,7 @@ public sealed class IotlbGuest : IDisposable
     /// <param name="hasIommu">Whether the device's addresses are IOVAs.</param>
     /// <param name="servesMisses">Whether a thread of this object answers misses; else the owner does.</param>
     /// <param name="hugePageSize">The pages that memory is made of.</param>
+    /// <param name="scattersRings">Whether the rings' pages are neighbours for the device only.</param>
     public IotlbGuest(
         UnixSocket socket,
         VirtioFeatures features,
@@ -35,7 +37,8 @@ public sealed class IotlbGuest : IDisposable
         int ringSize,
         bool hasIommu,
         bool servesMisses = true,
-        ulong hugePageSize = 0)
+        ulong hugePageSize = 0,
+        bool scattersRings = false)
     {
         Name = $"iotlb-guest-{Guid.NewGuid():N}"[..28];
         Region = new FrontendRegion(Name, new GuestPhysicalAddress(GuestBase), RingBytes + memory, hugePageSize);
@@ -49,7 +52,14 @@ public sealed class IotlbGuest : IDisposable
 
         for (ulong offset = 0; Iommu is not null && offset < RingBytes; offset += 4096)
         {
-            Iommu.Map(IovaRange.Of(new Iova(RingBase + offset), 4096), Region.Frontend + offset, DmaAccess.ReadWrite);
+            ulong place = scattersRings ? RingBytes - 4096 - offset : offset;
+            Iommu.Map(IovaRange.Of(new Iova(RingBase + offset), 4096), Region.Frontend + place, DmaAccess.ReadWrite);
+        }
+
+        if (scattersRings)
+        {
+            _rings = StitchedMemory.Make([.. Enumerable.Range(0, (int)(RingBytes / 4096))
+                .Select(i => ((nint)(Region.Host.Value + RingBytes - 4096 - ((ulong)i * 4096)), 4096ul))]);
         }
 
         Frontend.SetMemory(Region);
@@ -105,6 +115,7 @@ public sealed class IotlbGuest : IDisposable
         Frontend.Close();
         _server?.Join();
         Frontend.Dispose();
+        _rings?.Dispose();
         Region.Dispose();
         _kick.Dispose();
     }
@@ -114,7 +125,8 @@ public sealed class IotlbGuest : IDisposable
         ulong iova = Iommu is null ? GuestBase + offset : RingBase + offset;
         int bytes = DriverQueue.BytesFor(size, Frontend.Features, 0);
         var queue = DriverQueue.Create(
-            size, Frontend.Features, new PinnedBuffer(new Iova(iova), Region.Host + offset, bytes));
+            size, Frontend.Features, new PinnedBuffer(
+                new Iova(iova), _rings is null ? Region.Host + offset : new HostAddress((ulong)_rings.Address) + offset, bytes));
         // Without an IOMMU ring addresses are the front-end's own; descriptors carry the guest's.
         ulong shift = Iommu is null ? unchecked(Region.Host.Value - GuestBase) : 0;
         FrontendAddress Address(BusAddress address) => new(unchecked(address.Value + shift));

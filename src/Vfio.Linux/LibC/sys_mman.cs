@@ -2,11 +2,14 @@ using System.Runtime.InteropServices;
 
 namespace Vfio.Linux;
 
-// mmap(2), munmap(2), mprotect(2), madvise(2), memfd_create(2)
+// mmap(2), mremap(2), munmap(2), mprotect(2), madvise(2), memfd_create(2)
 internal static unsafe partial class LibC
 {
     [LibraryImport("libc", SetLastError = true)]
     public static partial nint mmap(nint addr, nuint length, int prot, int flags, int fd, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial nint mremap(nint oldAddress, nuint oldSize, nuint newSize, int flags, nint newAddress);
 
     [LibraryImport("libc", SetLastError = true)]
     public static partial int munmap(nint addr, nuint length);
@@ -35,6 +38,8 @@ internal static class Mman
     public const int MAP_POPULATE = 0x8000;
     public const int MAP_HUGETLB = 0x40000;
     public const int MAP_FIXED_NOREPLACE = 0x100000;
+    public const int MREMAP_MAYMOVE = 1;
+    public const int MREMAP_FIXED = 2;
     public const int MADV_DONTNEED = 4;
     public const int MADV_REMOVE = 9;
     public const int MADV_DONTFORK = 10;

@@ -9,6 +9,7 @@ namespace Vfio.Service;
 internal sealed class NetLane : IPollable, IDisposable
 {
     private static readonly long PatienceTicks = Stopwatch.Frequency / 20;
+    private static readonly long TranslationPatienceTicks = Stopwatch.Frequency;
 
     private readonly ForwardMode _mode;
     private readonly NetPort _source;
@@ -163,12 +164,14 @@ internal sealed class NetLane : IPollable, IDisposable
 
         long now = Stopwatch.GetTimestamp();
         _waitingSince = _waitingSince == 0 ? now : _waitingSince;
-        if (!_gaveUp && now - _waitingSince < PatienceTicks)
+        // The driver gave buffers; where they are is on its way from the front-end.
+        bool isAsked = receive.IsWaitingForTranslation;
+        if ((isAsked || !_gaveUp) && now - _waitingSince < (isAsked ? TranslationPatienceTicks : PatienceTicks))
         {
             return false;
         }
 
-        _gaveUp = true;
+        _gaveUp = !isAsked;
         return Drop();
     }
 

@@ -41,6 +41,9 @@ public abstract class NetQueue
     /// <summary>What the driver did wrong; it stays, and the ring is dead until it is set up anew.</summary>
     public RingError Error => Queue.Error;
 
+    /// <summary>Whether the front-end was asked where buffers are and has not answered yet: they wait, nothing is wrong.</summary>
+    public bool IsWaitingForTranslation => Ring.Iotlb is { IsWaiting: true };
+
     /// <summary>Where in the ring that was.</summary>
     public int ErrorPosition => Queue.ErrorPosition;
 

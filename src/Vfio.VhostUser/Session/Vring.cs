@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Vfio.Linux;
 
 namespace Vfio.VhostUser;
@@ -5,6 +6,8 @@ namespace Vfio.VhostUser;
 /// <summary>What a front-end has said about one ring so far.</summary>
 internal sealed class Vring(int index) : IDisposable
 {
+    private readonly List<StitchedMemory> _views = [];
+
     public int Index { get; } = index;
 
     public int Size { get; set; }
@@ -36,6 +39,21 @@ internal sealed class Vring(int index) : IDisposable
 
     /// <summary>Its view of the IOTLB, while it runs; null without one.</summary>
     public IotlbView? Iotlb { get; set; }
+
+    /// <summary>Makes a view of pieces of the ring, which lives until <see cref="ForgetViews"/>.</summary>
+    public StitchedMemory View(List<(nint Address, ulong Length)> pieces)
+    {
+        var view = StitchedMemory.Make(CollectionsMarshal.AsSpan(pieces));
+        _views.Add(view);
+        return view;
+    }
+
+    /// <summary>Takes the views away. The device does not use the ring.</summary>
+    public void ForgetViews()
+    {
+        _views.ForEach(v => v.Dispose());
+        _views.Clear();
+    }
 
     public void SetKick(EventFd? descriptor)
     {
@@ -70,6 +88,7 @@ internal sealed class Vring(int index) : IDisposable
 
     public void Dispose()
     {
+        ForgetViews();
         SetKick(null);
         SetCall(null);
         SetError(null);

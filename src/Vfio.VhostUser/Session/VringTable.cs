@@ -289,6 +289,7 @@ internal sealed class VringTable : IDisposable
             ring.IsRunning = false;
             ring.Iotlb?.Dispose();
             ring.Iotlb = null;
+            ring.ForgetViews();
             _iotlb.Table.Release(ring);
         }
 
@@ -365,22 +366,22 @@ internal sealed class VringTable : IDisposable
         DmaAccess ofDescriptors = IsPacked ? DmaAccess.ReadWrite : DmaAccess.Read;
         ring.Parts = [descriptors, driver, device];
         _iotlb.Table.Hold(ring, ring.Parts);
-        bool found = TryTranslate(ring, descriptors, ofDescriptors, out HostAddress first)
-            & TryTranslate(ring, driver, DmaAccess.Read, out HostAddress second)
-            & TryTranslate(ring, device, DmaAccess.Write, out HostAddress third);
+        List<(nint Address, ulong Length)> first = [], second = [], third = [];
+        bool found = TryTranslate(descriptors, ofDescriptors, first)
+            & TryTranslate(driver, DmaAccess.Read, second)
+            & TryTranslate(device, DmaAccess.Write, third);
         ring.IsWaitingForTranslation = !found;
-        resolved = new RingAddresses(first, second, third);
+        resolved = found ? new RingAddresses(InOnePiece(ring, first), InOnePiece(ring, second), InOnePiece(ring, third)) : default;
         return !found || resolved.IsAligned(Features)
             ? found
             : throw new VhostUserProtocolException(
                 $"a part of ring {ring.Index} is not aligned: {descriptors.First}, {driver.First}, {device.First}");
     }
 
-    private bool TryTranslate(Vring ring, IovaRange part, DmaAccess access, out HostAddress host)
+    private bool TryTranslate(IovaRange part, DmaAccess access, List<(nint Address, ulong Length)> found)
     {
         Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
         IovaRange rest = part;
-        host = default;
         while (true)
         {
             foreach (IotlbPiece piece in pieces[.._iotlb.Table.Snapshot.Lookup(rest, access, pieces)])
@@ -392,10 +393,14 @@ internal sealed class VringTable : IDisposable
                     return false;
                 }
 
-                host = piece.Range.First == part.First ? piece.Host : host;
-                if (piece.Host != host + (piece.Range.First - part.First))
+                var host = (nint)piece.Host.Value;
+                if (found.Count != 0 && found[^1].Address + (nint)found[^1].Length == host)
                 {
-                    throw new VhostUserProtocolException($"ring {ring.Index}: {part} is not in one piece in this process");
+                    found[^1] = (found[^1].Address, found[^1].Length + piece.Range.Length);
+                }
+                else
+                {
+                    found.Add((host, piece.Range.Length));
                 }
 
                 if (piece.Range.Last == part.Last)
@@ -405,6 +410,25 @@ internal sealed class VringTable : IDisposable
 
                 rest = new IovaRange(piece.Range.Last + 1, part.Last);
             }
+        }
+    }
+
+    // A ring whose pages are not neighbours here gets a view in which they are, so that rings need no slower path.
+    private static HostAddress InOnePiece(Vring ring, List<(nint Address, ulong Length)> pieces)
+    {
+        if (pieces.Count == 1)
+        {
+            return new HostAddress((ulong)pieces[0].Address);
+        }
+
+        try
+        {
+            return new HostAddress((ulong)ring.View(pieces).Address);
+        }
+        catch (LinuxException e)
+        {
+            ring.ForgetViews();
+            throw new VhostUserProtocolException($"ring {ring.Index} lies in {pieces.Count} pieces that cannot be put together: {e.Message}");
         }
     }
 

@@ -77,6 +77,7 @@ public sealed class IotlbSessionTests : IDisposable
                 IovaRange.Of(Base + (i * Page), Page), _guest.AddressOf(i * Page), i < 2 ? DmaAccess.Read : DmaAccess.Write);
         }
 
+        HearAll();
         RoundTrip(1);
         Assert.AreEqual(0, _guest.Frontend.Unanswered);
     }
@@ -103,7 +104,39 @@ public sealed class IotlbSessionTests : IDisposable
         Until(() => _guest.Frontend.Unanswered != 0, "the ring did not ask for its page again");
         _guest.Iommu.Map(ring, _guest.Region.Frontend, DmaAccess.ReadWrite);
         _guest.Frontend.Update(ring, _guest.Region.Frontend, DmaAccess.ReadWrite);
+        HearAll();
         RoundTrip(2);
+    }
+
+    [TestMethod]
+    [DataRow(VirtioFeatures.Version1)]
+    [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked)]
+    public void A_ring_over_pages_that_are_not_neighbours_here_works(VirtioFeatures features)
+    {
+        using var backend = new LocalBackend(ForwardMode.RxOnly);
+        using var guest = new IotlbGuest(backend.Socket, features, 2 << 20, 1024, hasIommu: true, scattersRings: true);
+        guest.Map(IovaRange.Of(Base, Page), 0, DmaAccess.Read);
+        var completions = new Completion[64];
+        int used = 0;
+        for (int sent = 0; sent < 5000;)
+        {
+            while (sent - used < 64 && guest.Transmit.TryAdd([new DmaSegment(guest.At(Base, 0, 100), DeviceAccess.Read)], out _))
+            {
+                sent++;
+            }
+
+            guest.Transmit.Publish();
+            guest.Kick();
+            Until(() => (used += guest.Transmit.Reap(completions)) == sent, $"used {used} of {sent}: {string.Join("; ", backend.Log)}");
+            Assert.AreEqual(RingError.None, guest.Transmit.Error);
+        }
+
+        // Revoked, and told again: the view is made anew.
+        guest.Frontend.Invalidate(new IovaRange(new Iova(0), new Iova(ulong.MaxValue)));
+        Assert.IsTrue(guest.Transmit.TryAdd([new DmaSegment(guest.At(Base, 0, 100), DeviceAccess.Read)], out _));
+        guest.Transmit.Publish();
+        guest.Kick();
+        Until(() => guest.Transmit.Reap(completions) == 1, "the ring did not go on");
     }
 
     [TestMethod]
@@ -211,6 +244,9 @@ public sealed class IotlbSessionTests : IDisposable
             return _backend.Log.Any(l => l.Contains(text, StringComparison.Ordinal));
         }
     }
+
+    // An update has no answer; a request behind it has.
+    private void HearAll() => _guest.Frontend.Enable(0, true);
 
     // IOVA page i is page of memory.
     private void Map(uint i, uint page, DmaAccess access) =>
