@@ -118,9 +118,11 @@ public abstract class NetQueue
     }
 
     /// <summary>Shows the driver what was used, and calls it if it wants that.</summary>
-    private protected void Publish()
+    /// <param name="used">The batch, where a record of what is in flight must learn of it.</param>
+    private protected void Publish(ReadOnlySpan<UsedChain> used)
     {
         bool mustCall = Queue.Publish();
+        Ring.Inflight?.Commit(used);
         Log?.MarkUsed();
         if (mustCall || _mustCall)
         {

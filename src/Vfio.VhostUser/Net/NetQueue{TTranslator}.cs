@@ -37,6 +37,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private DescriptorChain[]? _aheadChains;
     private HostSegment[]? _aheadSegments;
     private int _lookAheads;
+    private bool _isResubmitted;
     private TTranslator _translator;
 
     public NetQueue(VringConfiguration ring, NetQueueCounters counters, TTranslator translator)
@@ -49,7 +50,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
 
     public override int Dequeue(FrameBatch batch)
     {
-        int count = TryBegin() ? Peek(Batch) : 0;
+        int count = TryBegin() ? Next() : 0;
         if (count == 0)
         {
             return 0;
@@ -73,9 +74,8 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             bytes += Take(in chain, batch);
         }
 
-        Queue.Consume(chains);
-        Queue.CompleteReadOnly(used);
-        Publish();
+        Finish(chains, used, onlyRead: true);
+        Publish(used);
         Counters.Frames += batch.Count;
         Counters.Bytes += bytes;
         Counters.Bursts++;
@@ -84,7 +84,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
 
     public override int Discard()
     {
-        int count = TryBegin() ? Peek(Batch) : 0;
+        int count = TryBegin() ? Next() : 0;
         if (count != 0)
         {
             for (int i = 0; i < count; i++)
@@ -92,9 +92,8 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
                 _used[i] = _chains[i].Used(0);
             }
 
-            Queue.Consume(_chains.AsSpan(0, count));
-            Queue.CompleteReadOnly(_used.AsSpan(0, count));
-            Publish();
+            Finish(_chains.AsSpan(0, count), _used.AsSpan(0, count), onlyRead: true);
+            Publish(_used.AsSpan(0, count));
             Counters.DroppedDisabled += count;
         }
 
@@ -103,7 +102,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
 
     public override int Enqueue(FrameBatch batch)
     {
-        if (!TryBegin())
+        if (!TryBegin() || (Ring.Inflight is { HasPending: true } && !GiveBack()))
         {
             return 0;
         }
@@ -142,8 +141,14 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             }
 
             batch.Take(batch.Count - left);
-            Queue.Consume(chains[..taken]);
-            Queue.Complete(_used.AsSpan(0, taken));
+            Finish(chains[..taken], _used.AsSpan(0, taken), onlyRead: false);
+            if (Ring.Inflight is not null)
+            {
+                // The record knows one batch at a time.
+                Log?.Flush();
+                Publish(_used.AsSpan(0, taken));
+            }
+
             // Fewer than asked for: the ring is empty. All used: large frames need more than a buffer each.
             if (left == 0 || count < wanted || (taken == 0 && wanted == MostChains))
             {
@@ -154,11 +159,61 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         }
 
         Log?.Flush();
-        Publish();
+        Publish([]);
         Counters.Frames += frames;
         Counters.Bytes += bytes;
         Counters.Bursts += frames != 0 ? 1 : 0;
         return before - batch.Count;
+    }
+
+    // The next chains: those that a dead predecessor left, one by one, then those of the ring.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private int Next() => Ring.Inflight is { HasPending: true } ? Resubmit() : Peek(Batch);
+
+    private int Resubmit()
+    {
+        _isResubmitted = Ring.Inflight!.Resubmit(Queue, ref _translator, out _chains[0], _segments);
+        return _isResubmitted ? 1 : 0;
+    }
+
+    // Receive buffers that a predecessor had taken go back unused: a driver drops a length of 0 and offers the buffer again.
+    private bool GiveBack()
+    {
+        while (Ring.Inflight!.HasPending)
+        {
+            if (Resubmit() == 0)
+            {
+                return false;
+            }
+
+            _used[0] = _chains[0].Used(0);
+            Finish(_chains.AsSpan(0, 1), _used.AsSpan(0, 1), onlyRead: false);
+            Publish(_used.AsSpan(0, 1));
+        }
+
+        return true;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void Finish(ReadOnlySpan<DescriptorChain> chains, ReadOnlySpan<UsedChain> used, bool onlyRead)
+    {
+        if (!_isResubmitted)
+        {
+            Ring.Inflight?.Take(Queue, chains);
+            Queue.Consume(chains);
+        }
+
+        _isResubmitted = false;
+        if (onlyRead)
+        {
+            Queue.CompleteReadOnly(used);
+        }
+        else
+        {
+            Queue.Complete(used);
+        }
+
+        Ring.Inflight?.Use(used);
     }
 
     // A translation that is on its way is not waited for: the poller does other work and comes back.

@@ -12,7 +12,7 @@ namespace Vfio.VhostUser;
 public sealed class VhostUserSession : IDisposable
 {
     private const ProtocolFeatures Known = ProtocolFeatures.Mq | ProtocolFeatures.LogShmfd | ProtocolFeatures.ReplyAck
-        | ProtocolFeatures.NetMtu | ProtocolFeatures.BackendReq | ProtocolFeatures.Config | ProtocolFeatures.ResetDevice
+        | ProtocolFeatures.NetMtu | ProtocolFeatures.InflightShmfd | ProtocolFeatures.BackendReq | ProtocolFeatures.Config | ProtocolFeatures.ResetDevice
         | ProtocolFeatures.InbandNotifications | ProtocolFeatures.ConfigureMemSlots | ProtocolFeatures.Status;
 
     // Acknowledgements that one message to the socket holds.
@@ -275,6 +275,10 @@ public sealed class VhostUserSession : IDisposable
     {
         switch (request)
         {
+            case FrontendRequest.GetInflightFd:
+            case FrontendRequest.SetInflightFd:
+                ExchangeInflight(request == FrontendRequest.GetInflightFd);
+                break;
             case FrontendRequest.SetVringNum:
                 _rings.SetSize(Payload<VringState>());
                 break;
@@ -440,6 +444,24 @@ public sealed class VhostUserSession : IDisposable
             && _device.TryReadConfig((int)header.Offset, reply.Slice(Unsafe.SizeOf<ConfigHeader>(), body));
         // "Uses zero length of payload to indicate an error."
         Reply(found ? reply[..(Unsafe.SizeOf<ConfigHeader>() + body)] : []);
+    }
+
+    private void ExchangeInflight(bool asked)
+    {
+        // 20 bytes, or 24 with padding: as many go back.
+        Span<byte> body = stackalloc byte[Unsafe.SizeOf<InflightDescription>()];
+        _channel.Payload.CopyTo(body);
+        InflightDescription description = MemoryMarshal.Read<InflightDescription>(body);
+        if (!asked)
+        {
+            using FileDescriptor file = _channel.Descriptors.Take(0);
+            _rings.SetInflight(file, description);
+            return;
+        }
+
+        using FileDescriptor made = _rings.CreateInflight(ref description);
+        MemoryMarshal.Write(body, in description);
+        _channel.Send(_channel.Header.Request, MessageHeader.Reply, body[..(int)_channel.Header.Size], made);
     }
 
     private T Payload<T>()

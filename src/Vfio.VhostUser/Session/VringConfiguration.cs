@@ -44,6 +44,9 @@ public sealed record VringConfiguration
     /// <summary>Tells the front-end that the ring is broken; null: nobody asked.</summary>
     public VringCall? Error { get; init; }
 
+    /// <summary>Where what is in flight is recorded, already recovered; null: it is not.</summary>
+    public InflightRecord? Inflight { get; init; }
+
     /// <summary>Where writes to guest memory are logged; null: they are not.</summary>
     public DirtyLog? Log { get; init; }
 

@@ -12,6 +12,7 @@ internal sealed class VringTable : IDisposable
     private readonly SessionIotlb _iotlb;
     private readonly Action<string> _log;
     private DirtyLog? _dirtyLog;
+    private InflightBuffer? _inflight;
     private bool _mustRestart;
 
     public VringTable(IVhostUserDevice device, SessionIotlb iotlb, Action<string> log)
@@ -40,6 +41,17 @@ internal sealed class VringTable : IDisposable
     {
         DirtyLog? former = _dirtyLog;
         _dirtyLog = DirtyLog.Map(file, new FileOffset(description.Offset), description.Size);
+        former?.Dispose();
+    });
+
+    /// <summary>Makes a buffer for what is in flight; it is used once the front-end has given it back.</summary>
+    public FileDescriptor CreateInflight(ref InflightDescription description) =>
+        InflightBuffer.Create(ref description, IsPacked, _rings.Length);
+
+    public void SetInflight(FileDescriptor file, InflightDescription description) => WhileStopped(() =>
+    {
+        InflightBuffer? former = _inflight;
+        _inflight = InflightBuffer.Map(file, description, IsPacked);
         former?.Dispose();
     });
 
@@ -267,6 +279,7 @@ internal sealed class VringTable : IDisposable
         }
 
         _dirtyLog?.Dispose();
+        _inflight?.Dispose();
     }
 
     private Vring At(uint index) => index < _rings.Length
@@ -328,7 +341,7 @@ internal sealed class VringTable : IDisposable
             return;
         }
 
-        ring.Position = Resume(ring, resolved);
+        ring.Position = Resume(ring, resolved, out InflightRecord? inflight);
         bool logs = _dirtyLog is not null && Features.HasFlag(VhostFeatures.LogAll);
         _device.StartRing(new VringConfiguration
         {
@@ -345,6 +358,7 @@ internal sealed class VringTable : IDisposable
             MustPoll = ring.Kick is null && !HasInbandNotifications,
             Call = Signal(ring, ring.Call, BackendRequest.VringCall),
             Error = Signal(ring, ring.Error, BackendRequest.VringErr),
+            Inflight = inflight,
             Log = logs ? _dirtyLog : null,
             UsedLogAddress = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? addresses.Log : null,
         });
@@ -469,8 +483,9 @@ internal sealed class VringTable : IDisposable
 
     // A split ring itself says what was used. After a crash of an earlier back-end the front-end may not know, and this one uses
     // buffers in order: all before the used index are done, all after it are to be done.
-    private unsafe VringPosition Resume(Vring ring, RingAddresses resolved)
+    private unsafe VringPosition Resume(Vring ring, RingAddresses resolved, out InflightRecord? inflight)
     {
+        inflight = _inflight?.RecordFor(ring.Index, ring.Size, IsPacked);
         if (IsPacked)
         {
             if ((ring.Position.Avail & 0x7FFF) >= ring.Size)
@@ -478,7 +493,21 @@ internal sealed class VringTable : IDisposable
                 throw new VhostUserProtocolException(
                     $"ring {ring.Index} cannot start at slot {ring.Position.Avail & 0x7FFF} of {ring.Size}");
             }
+        }
 
+        if (inflight is not null)
+        {
+            VringPosition recovered = inflight.Recover(resolved, ring.Position, out string? doubt);
+            if (doubt is not null)
+            {
+                _log($"ring {ring.Index}: the record of what was in flight is not believed: {doubt}");
+            }
+
+            return recovered;
+        }
+
+        if (IsPacked)
+        {
             return ring.Position;
         }
 

@@ -115,6 +115,9 @@ internal sealed class Peer : IDisposable
     public T Ask<T>(FrontendRequest request, T payload)
         where T : unmanaged => Ask<T>(request, MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in payload)));
 
+    /// <summary>The descriptor that came with the last answer.</summary>
+    public FileDescriptor TakeDescriptor() => _channel.Descriptors.Take(0);
+
     public ulong ReadAnswer() => Answer() ?? throw new InvalidOperationException("no answer was asked for");
 
     /// <summary>Nothing more comes from this side; the session must end by itself.</summary>

@@ -145,6 +145,26 @@ public sealed class SessionTests
     }
 
     [TestMethod]
+    public void A_buffer_for_what_is_in_flight_is_made_and_taken_back()
+    {
+        using Peer peer = new Peer().Negotiate(protocol: ProtocolFeatures.ReplyAck | ProtocolFeatures.InflightShmfd
+            | ProtocolFeatures.ConfigureMemSlots).ShareMemory();
+        InflightDescription made = peer.Ask(
+            FrontendRequest.GetInflightFd, new InflightDescription { QueueCount = 4, QueueSize = 256 });
+        Assert.IsGreaterThanOrEqualTo(4ul * 16 * 257, made.MmapSize);
+        using FileDescriptor file = peer.TakeDescriptor();
+        peer.Accepted(FrontendRequest.SetInflightFd, made, file);
+        peer.SetUpRing(0);
+        peer.SetUpRing(1, 128);
+        Assert.IsNotNull(peer.Device.Running[0].Inflight);
+        // The buffer is for rings of 256.
+        Assert.IsNull(peer.Device.Running[1].Inflight);
+        peer.Refused(FrontendRequest.SetInflightFd, made with { MmapSize = made.MmapSize + 4096 }, file);
+        peer.Refused(FrontendRequest.SetInflightFd, made with { QueueCount = 100 }, file);
+        peer.Refused(FrontendRequest.SetInflightFd, made with { MmapOffset = ulong.MaxValue - 7 }, file);
+    }
+
+    [TestMethod]
     public void Calls_and_kicks_go_in_band_where_that_was_negotiated()
     {
         using Peer peer = new Peer().Negotiate().ShareMemory();
