@@ -92,6 +92,11 @@ public sealed class NetEngine : IDisposable
     private void Build(NetEngineOptions options, PinnedPool pool)
     {
         bool forwards = options.Mode is ForwardMode.Io or ForwardMode.MacSwap;
+        if (forwards && options.Ports.Any(p => p.QueuePairs != options.Ports[0].QueuePairs))
+        {
+            throw new ArgumentException("ports that feed each other have as many pairs of queues, one for one", nameof(options));
+        }
+
         foreach (NetPortOptions port in options.Ports)
         {
             _ports.Add(new NetPort(port, this, forwards));

@@ -121,6 +121,7 @@ internal sealed class NetLane : IPollable, IDisposable
         {
             if (_source.Ring(_transmit) is not { } transmit || !Fill(transmit))
             {
+                _target.Ring(_receive)?.CallIfOwed();
                 return false;
             }
 

@@ -20,6 +20,7 @@ internal sealed class PortConnection : IDisposable
     private readonly ManualResetEventSlim _stop = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private VhostUserSession? _session;
+    private bool _isStarved;
 
     /// <summary>Listens at once, so that a front-end may connect as soon as this returns; serves once <see cref="Start"/> is called.</summary>
     public PortConnection(NetPort port, NetPortOptions options, IReadOnlyList<Processor> pollers, Action<string> log)
@@ -117,7 +118,26 @@ internal sealed class PortConnection : IDisposable
 
     private bool ServeNext()
     {
-        if (Connect() is not { } socket)
+        UnixSocket? socket;
+        try
+        {
+            socket = Connect();
+            _isStarved = false;
+        }
+        catch (LinuxException e) when (e.Errno is Errno.EMFILE or Errno.ENOMEM)
+        {
+            // Another port's front-end may have used up what there was, for the moment.
+            if (!_isStarved)
+            {
+                _log($"{_port.Name}: cannot meet a front-end yet: {e.Message}");
+                _isStarved = true;
+            }
+
+            _stop.Wait(RetryInterval);
+            return true;
+        }
+
+        if (socket is null)
         {
             return false;
         }

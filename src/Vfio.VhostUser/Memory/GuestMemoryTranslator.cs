@@ -25,19 +25,13 @@ internal struct GuestMemoryTranslator : ITranslator
         ulong offset = unchecked(address.Value - _last.Guest);
         if (offset < _last.Length && length <= _last.Length - offset)
         {
-            host = new HostAddress(unchecked(_last.Host + Bound(offset, _last.Length)));
+            host = new HostAddress(unchecked(_last.Host + Speculation.Clamp(offset, _last.Length - 1)));
             usable = length;
             return TranslationStatus.Translated;
         }
 
         return Find(address, length, out host, out usable);
     }
-
-    // The offset when it is below the length, else 0, without a branch: the processor may run past the check with an offset that
-    // selects memory of ours. Both are below 2^63: no mapping is larger.
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static ulong Bound(ulong offset, ulong length) =>
-        unchecked(offset & (ulong)((long)(offset - length) >> 63));
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private TranslationStatus Find(BusAddress address, uint length, out HostAddress host, out uint usable)
@@ -50,7 +44,7 @@ internal struct GuestMemoryTranslator : ITranslator
         }
 
         _last = found;
-        ulong offset = Bound(address.Value - found.Guest, found.Length);
+        ulong offset = Speculation.Clamp(address.Value - found.Guest, found.Length - 1);
         host = new HostAddress(found.Host + offset);
         usable = (uint)Math.Min(length, found.Length - offset);
         return TranslationStatus.Translated;

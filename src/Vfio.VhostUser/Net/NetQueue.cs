@@ -87,6 +87,15 @@ public abstract class NetQueue
     /// <returns>Frames taken.</returns>
     public abstract int Enqueue(FrameBatch batch);
 
+    /// <summary>Makes the call that an earlier batch found no room for: no later batch may come to make it.</summary>
+    public void CallIfOwed()
+    {
+        if (_mustCall)
+        {
+            Call();
+        }
+    }
+
     /// <summary>Asks the driver to kick when there is more.</summary>
     /// <returns>True when there is more already, or no kick will come.</returns>
     public bool EnableNotifications()
@@ -136,7 +145,7 @@ public abstract class NetQueue
     {
         if (Ring.Call is { } call)
         {
-            // Without room the call is owed: the next batch makes it.
+            // Without room the call is owed: the next batch or CallIfOwed makes it.
             _mustCall = !call.TrySignal();
             Counters.Calls += _mustCall ? 0 : 1;
         }

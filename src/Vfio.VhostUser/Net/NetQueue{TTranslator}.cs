@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics.X86;
+using Vfio.Linux;
 using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
@@ -53,6 +54,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         int count = TryBegin() ? Next() : 0;
         if (count == 0)
         {
+            CallIfOwed();
             return 0;
         }
 
@@ -95,6 +97,10 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             Finish(_chains.AsSpan(0, count), _used.AsSpan(0, count), onlyRead: true);
             Publish(_used.AsSpan(0, count));
             Counters.DroppedDisabled += count;
+        }
+        else
+        {
+            CallIfOwed();
         }
 
         return count;
@@ -297,6 +303,10 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             return 0;
         }
 
+        // virtio 1.3, 5.1.6.2.2 "Device Requirements: Packet Transmission": other flags mean nothing here, and to a driver that is
+        // given the frame they would be promises that nobody made.
+        header = header.NeedsChecksum ? header with { Flags = virtio_net.VIRTIO_NET_HDR_F_NEEDS_CSUM } : default;
+
         HostAddress next = batch.Next;
         source.Read((byte*)next.Value, length);
         batch.Add(new Frame(next, length, header));
@@ -343,8 +353,9 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private int PutSlowly(in Frame frame, ReadOnlySpan<DescriptorChain> chains, Span<UsedChain> used)
     {
         NetHeader header = frame.Header;
-        if (!CanOffload(in frame, ref header))
+        if (header.GsoKind != 0 && !TakesSegments(header))
         {
+            // virtio 1.3, 5.1.6.4.1: what the driver did not offer to take, it is not given.
             Counters.DroppedOffload++;
             return 0;
         }
@@ -363,6 +374,13 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             bool never = !_merges || count >= Math.Min(MostChains, Ring.Size);
             Counters.DroppedTooLarge += never ? 1 : 0;
             return never ? 0 : -1;
+        }
+
+        // Only now that the frame goes: a second time would spoil it.
+        if (header.NeedsChecksum && !Has(NetFeatures.GuestCsum))
+        {
+            InternetChecksum.Finish(frame.Span, header.ChecksumStart, header.ChecksumOffset);
+            header = default;
         }
 
         // virtio 1.3, 5.1.6.4.1: 1 without MRG_RXBUF.
@@ -403,23 +421,6 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             Log.Add(segments[i].Address, part);
             written -= part;
         }
-    }
-
-    // virtio 1.3, 5.1.6.4.1: what the driver did not offer to take, it is not given. A checksum can be finished here.
-    private bool CanOffload(in Frame frame, ref NetHeader header)
-    {
-        if (header.GsoKind != 0 && !TakesSegments(header))
-        {
-            return false;
-        }
-
-        if (header.NeedsChecksum && !Has(NetFeatures.GuestCsum))
-        {
-            InternetChecksum.Finish(frame.Span, header.ChecksumStart, header.ChecksumOffset);
-            header = default;
-        }
-
-        return true;
     }
 
     private bool TakesSegments(NetHeader header) =>

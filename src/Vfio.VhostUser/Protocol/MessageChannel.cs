@@ -11,6 +11,9 @@ internal sealed class MessageChannel : IDisposable
     /// <summary>Larger than any message of the specification; a size beyond it is a broken peer, not a reason to allocate.</summary>
     public const int MaxPayload = 4096;
 
+    // More than any message has. A peer may send 253 with each byte, and all the process's are used up.
+    private const int MostDescriptors = 16;
+
     private readonly UnixSocket _socket;
     private readonly Lock _sending = new();
     private readonly byte[] _send = new byte[Unsafe.SizeOf<MessageHeader>() + MaxPayload];
@@ -199,10 +202,19 @@ internal sealed class MessageChannel : IDisposable
 
         while (_end - _next < offset + size)
         {
-            int received = _socket.Receive(_received.AsSpan(_end), _arrived);
+            // Descriptors that came are this message's: no further than its end, or the next one's would be mixed with them.
+            Span<byte> room = _received.AsSpan(_end);
+            room = _arrived.Count == 0 ? room : room[..(offset + size - (_end - _next))];
+            int received = _socket.Receive(room, _arrived);
             if (received > 0)
             {
                 _end += received;
+                if (_arrived.Count > MostDescriptors)
+                {
+                    throw new VhostUserProtocolException(
+                        $"{what} came with {_arrived.Count} descriptors and more may follow; none has more than {MostDescriptors}");
+                }
+
                 if (_arrived.Count != 0 || _arrived.Truncated)
                 {
                     // net/unix/af_unix.c, unix_stream_read_generic: a read ends with the piece that brought descriptors. They

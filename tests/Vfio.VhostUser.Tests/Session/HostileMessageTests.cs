@@ -102,6 +102,38 @@ public sealed class HostileMessageTests
     }
 
     [TestMethod]
+    public void Descriptors_without_end_end_the_session_before_the_message_does()
+    {
+        using var peer = new Peer();
+        using var descriptor = new EventFd();
+        FileDescriptor[] many = [.. Enumerable.Repeat(descriptor.Descriptor, 20)];
+        peer.SendRaw(Header(FrontendRequest.SetMemTable, MessageHeader.Version, 8));
+        peer.SendRaw([0], many);
+        peer.AssertEnds();
+        Assert.AreEqual(1, peer.Session.Refused);
+    }
+
+    [TestMethod]
+    public void Descriptors_stay_with_their_message_when_payloads_follow_by_themselves()
+    {
+        using var peer = new Peer();
+        using var descriptor = new EventFd();
+        byte[] header = Header(FrontendRequest.SetVringCall, MessageHeader.Version, 8);
+        byte[] payload = new byte[8];
+        // The session reads while the first header is all there is: what follows comes in one read.
+        peer.Ask<ulong>(FrontendRequest.GetFeatures, []);
+        for (int i = 0; i < 100; i++)
+        {
+            peer.SendRaw(header, descriptor.Descriptor);
+            peer.SendRaw(payload);
+        }
+
+        peer.Ask<ulong>(FrontendRequest.GetFeatures, []);
+        Assert.AreEqual(102, peer.Session.Messages);
+        Assert.AreEqual(0, peer.Session.Refused);
+    }
+
+    [TestMethod]
     public void What_was_not_negotiated_or_not_on_offer_is_refused()
     {
         using var peer = new Peer().Negotiate(protocol: ProtocolFeatures.ReplyAck);
