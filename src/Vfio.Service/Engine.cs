@@ -160,21 +160,27 @@ public sealed class Engine : IDisposable
         }
         catch
         {
-            memory?.Destroy();
-            lock (_gate)
+            try
             {
-                _making.Remove(request.Name);
-                Leave(space);
+                memory?.Destroy();
+            }
+            finally
+            {
+                lock (_gate)
+                {
+                    _making.Remove(request.Name);
+                    Leave(space);
+                }
             }
 
             throw;
         }
     }
 
-    internal PoolInfo ChangePool(string name, string what, Action<PinnedPool> change)
+    internal PoolInfo ChangePool(string name, string what, PoolShare share, Action<PinnedPool> change)
     {
         EnginePool pool = GetPool(name);
-        Action end = pool.Use(what);
+        Action end = pool.Use(what, share);
         try
         {
             change(pool.Pool);
@@ -204,7 +210,7 @@ public sealed class Engine : IDisposable
         {
             lock (_gate)
             {
-                taken.Push(pool.Use(user));
+                taken.Push(pool.Use(user, PoolShare.Whole));
                 foreach (OpenDevice device in pool.Space.Devices)
                 {
                     taken.Push(device.Take(user));

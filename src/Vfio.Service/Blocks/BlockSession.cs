@@ -87,7 +87,7 @@ internal sealed class BlockSession : IDisposable
 
         try
         {
-            _undo.Push(pool.Use($"blk on {request.Device}"));
+            _undo.Push(pool.Use($"blk on {request.Device}", PoolShare.Lent));
             return pool;
         }
         catch

@@ -70,7 +70,14 @@ internal sealed class ControlConnection(ControlServer server, Engine engine, Uni
         CancelAndWait();
         while (_held.TryPop(out Action? atEnd))
         {
-            atEnd();
+            try
+            {
+                atEnd();
+            }
+            catch (LinuxException e)
+            {
+                server.Log($"client {Who}: at the end of its session: {e.Message}");
+            }
         }
     }
 

@@ -140,7 +140,7 @@ public static class DirtyOperations
     private static T On<T>(Engine engine, string name, string what, Func<PinnedPool, T> work)
     {
         EnginePool pool = engine.GetPool(name);
-        Action end = pool.Use(what);
+        Action end = pool.Use(what, PoolShare.Reads);
         try
         {
             return work(pool.Pool);

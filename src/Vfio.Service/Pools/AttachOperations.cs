@@ -78,7 +78,19 @@ public static class AttachOperations
                 "make the pool of 2MiB, 1GiB or 4KiB pages");
         }
 
-        hold(engine.Occupy(pool, "an attached command"));
+        Action end = engine.Occupy(pool, "an attached command");
+        OpenDevice[] devices = [.. pool.Space.Devices];
+        hold(() =>
+        {
+            // A command that was killed leaves its queues running, and the kernel resets nothing: the daemon has the device open
+            // too. Where stopping one fails, pool and devices stay taken.
+            foreach (OpenDevice device in devices)
+            {
+                Stop(device.Device);
+            }
+
+            end();
+        });
         // It writes, and lets devices write, without telling: the record of written pages cannot be whole from here on.
         pool.Pool.Dirty?.NoteForeignWriter("an attached command");
         AddressSpace space = pool.Space;
@@ -90,5 +102,14 @@ public static class AttachOperations
             [.. space.Devices.Select(d => new AttachDevice(d.Address, context.Answer(d.Device.Descriptor)))],
             [.. pool.Pool.Segments.Select(s => new AttachSegment(
                 s.Offset.Value, s.Length, s.Iova, s.Backing.PageSize(), context.Answer(s.File!)))]);
+    }
+
+    private static void Stop(VfioDevice device)
+    {
+        device.DisableBusMaster();
+        if (device.CanReset)
+        {
+            device.Reset();
+        }
     }
 }

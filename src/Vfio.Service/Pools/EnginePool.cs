@@ -6,7 +6,7 @@ namespace Vfio.Service;
 internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
 {
     private readonly Lock _gate = new();
-    private readonly List<string> _users = [];
+    private readonly List<(string User, PoolShare Share)> _users = [];
     private bool _ended;
 
     public PinnedPool Pool { get; } = pool;
@@ -17,8 +17,10 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
 
     /// <summary>Keeps the pool from being destroyed.</summary>
     /// <param name="user">Who, for the message that the destroyer gets.</param>
+    /// <param name="share">How it is used: who has or reads all of the memory must not lose it to a shrink, nor share it with one who writes.</param>
     /// <returns>Call it once when the use ends.</returns>
-    public Action Use(string user)
+    /// <exception cref="LinuxException">There is no such pool any more, or another use is in the way (EBUSY).</exception>
+    public Action Use(string user, PoolShare share)
     {
         lock (_gate)
         {
@@ -27,14 +29,19 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
                 throw Engine.NoSuchPool(Name);
             }
 
-            _users.Add(user);
+            if (_users.Find(u => Excludes(u.Share, share) || Excludes(share, u.Share)) is { User: { } other })
+            {
+                throw new LinuxException(user, Errno.EBUSY, Name, $"the pool is in use by {other}", "wait until that has ended, or end it");
+            }
+
+            _users.Add((user, share));
         }
 
         return () =>
         {
             lock (_gate)
             {
-                _users.Remove(user);
+                _users.Remove((user, share));
             }
         };
     }
@@ -51,7 +58,7 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
                     "pool destroy",
                     Errno.EBUSY,
                     Name,
-                    $"the pool is in use by {string.Join(", ", _users)}",
+                    $"the pool is in use by {string.Join(", ", _users.Select(u => u.User))}",
                     "wait until that has ended, or end it");
             }
 
@@ -59,4 +66,11 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
             _ended = true;
         }
     }
+
+    private static bool Excludes(PoolShare one, PoolShare other) => one switch
+    {
+        PoolShare.Whole => other != PoolShare.Reads,
+        PoolShare.Cuts => other == PoolShare.Reads,
+        _ => false,
+    };
 }

@@ -45,14 +45,14 @@ public static class PoolOperations
         "pool.grow",
         ServiceJson.Default.PoolChange,
         ServiceJson.Default.PoolInfo,
-        static (engine, change, _) => engine.ChangePool(change.Name, "pool grow", pool => pool.Grow(change.Bytes)));
+        static (engine, change, _) => engine.ChangePool(change.Name, "pool grow", PoolShare.Lent, pool => pool.Grow(change.Bytes)));
 
     /// <summary>Takes memory off a pool.</summary>
     public static Operation<PoolChange, PoolInfo> Shrink { get; } = new(
         "pool.shrink",
         ServiceJson.Default.PoolChange,
         ServiceJson.Default.PoolInfo,
-        static (engine, change, _) => engine.ChangePool(change.Name, "pool shrink", pool => pool.Shrink(change.Bytes)));
+        static (engine, change, _) => engine.ChangePool(change.Name, "pool shrink", PoolShare.Cuts, pool => pool.Shrink(change.Bytes)));
 
     /// <summary>Unpins a pool and gives its memory back; closes its devices when it was the last that they reach.</summary>
     public static Operation<PoolName, PoolName> Destroy { get; } = new(
