@@ -20,7 +20,7 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
     /// <param name="share">How it is used: who has or reads all of the memory must not lose it to a shrink, nor share it with one who writes.</param>
     /// <returns>Call it once when the use ends.</returns>
     /// <exception cref="LinuxException">There is no such pool any more, or another use is in the way (EBUSY).</exception>
-    public Action Use(string user, PoolShare share)
+    public Action Use(string user, PoolShare share = PoolShare.Lent)
     {
         lock (_gate)
         {
