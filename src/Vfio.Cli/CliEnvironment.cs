@@ -1,3 +1,5 @@
+using System.Diagnostics.CodeAnalysis;
+using Microsoft.Win32.SafeHandles;
 using Vfio.Linux;
 using Vfio.Service;
 
@@ -31,10 +33,10 @@ internal sealed class CliEnvironment
     public string SocketPath { get; init; } = ControlServer.DefaultPath;
 
     /// <summary>Bytes that <c>--in -</c> reads.</summary>
-    public Func<Stream> OpenInput { get; init; } = Console.OpenStandardInput;
+    public Func<Stream> OpenInput { get; init; } = static () => Standard(0, FileAccess.Read);
 
     /// <summary>Bytes that <c>--out -</c> writes.</summary>
-    public Func<Stream> OpenOutput { get; init; } = Console.OpenStandardOutput;
+    public Func<Stream> OpenOutput { get; init; } = static () => Standard(1, FileAccess.Write);
 
     /// <summary>Ends the verb early, besides the signals.</summary>
     public CancellationToken Cancellation { get; init; }
@@ -48,6 +50,11 @@ internal sealed class CliEnvironment
         ErrorIsTerminal = !Console.IsErrorRedirected,
         SocketPath = Environment.GetEnvironmentVariable("VFIOPIN_SOCKET") ?? ControlServer.DefaultPath,
     };
+
+    // Not the console's own streams: those share a lock, so that a reader who stops would keep an error message from being written.
+    [SuppressMessage("Reliability", "CA2000:Dispose objects before losing scope", Justification = "the stream disposes it, and it owns nothing")]
+    private static FileStream Standard(int number, FileAccess access) =>
+        new(new SafeFileHandle(number, ownsHandle: false), access, bufferSize: 0);
 
     /// <summary>An engine that meets the same.</summary>
     public Engine NewEngine() => new(Kernel, Sysfs);

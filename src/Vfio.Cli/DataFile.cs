@@ -7,7 +7,6 @@ namespace Vfio.Cli;
 /// <c>-</c> one end of a socket pair is handed over, and this process copies between the other end and its own stream.</summary>
 internal sealed class DataFile : IDisposable
 {
-    private readonly UnixSocket? _far;
     private readonly Thread? _pump;
     private readonly string? _target;
     private readonly string? _partial;
@@ -25,20 +24,20 @@ internal sealed class DataFile : IDisposable
     private DataFile(FileDescriptor descriptor, UnixSocket far, Action<UnixSocket> pump)
         : this(descriptor)
     {
-        _far = far;
         _pump = new Thread(() =>
         {
-            try
+            // Closed here and nowhere else: whoever feeds or drains the other end is then not left waiting.
+            using (far)
             {
-                pump(far);
+                try
+                {
+                    pump(far);
+                }
+                catch (IOException e)
+                {
+                    _pumpError = e;
+                }
             }
-            catch (Exception e) when (e is IOException or ObjectDisposedException)
-            {
-                _pumpError = e;
-            }
-
-            // Whoever feeds or drains the other end is not left waiting.
-            far.Shutdown();
         })
         { IsBackground = true, Name = "data" };
         _pump.Start();
@@ -106,8 +105,6 @@ internal sealed class DataFile : IDisposable
     public void Dispose()
     {
         Descriptor.Dispose();
-        _far?.Shutdown();
-        _far?.Dispose();
         if (_partial is not null)
         {
             File.Delete(_partial);

@@ -41,7 +41,10 @@ internal sealed class CliRig : IDisposable
     public void StopDaemon() => _daemon?.Dispose();
 
     /// <summary>Runs a command line.</summary>
-    public CliOutcome Run(params string[] args)
+    public CliOutcome Run(params string[] args) => Run(args, new CliStreams());
+
+    /// <summary>Runs a command line with standard streams of the test's own.</summary>
+    public CliOutcome Run(string[] args, CliStreams streams)
     {
         using var output = new StringWriter();
         using var error = new StringWriter();
@@ -53,6 +56,9 @@ internal sealed class CliRig : IDisposable
             Sysfs = Host.Sysfs,
             StateDirectory = _directory,
             SocketPath = SocketPath,
+            OpenInput = () => streams.Input,
+            OpenOutput = () => streams.Output,
+            Cancellation = streams.Cancellation,
         });
         return new CliOutcome(code, output.ToString(), error.ToString());
     }
@@ -83,6 +89,16 @@ internal sealed class CliRig : IDisposable
         Host.Dispose();
         Directory.Delete(_directory, recursive: true);
     }
+}
+
+/// <summary>What a command reads and writes as bytes, and what interrupts it.</summary>
+internal sealed record CliStreams
+{
+    public Stream Input { get; init; } = Stream.Null;
+
+    public Stream Output { get; init; } = Stream.Null;
+
+    public CancellationToken Cancellation { get; init; }
 }
 
 /// <summary>What a command did.</summary>
