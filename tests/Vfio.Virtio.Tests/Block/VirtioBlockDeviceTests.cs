@@ -195,9 +195,15 @@ public sealed class VirtioBlockDeviceTests
         var options = new VirtioBlockOptions { Timeout = TimeSpan.FromSeconds(1) };
         using var sim = new SimDisk(new SimVirtioBlockOptions { IsSilent = true }, options);
         using VirtioBlockDevice disk = sim.Open();
-        using var cancellation = new CancellationTokenSource(TimeSpan.FromMilliseconds(5));
+        using var cancellation = new CancellationTokenSource();
+        var canceller = Task.Run(() =>
+        {
+            Assert.IsTrue(SpinWait.SpinUntil(() => disk.InFlight == 4, TimeSpan.FromSeconds(30)));
+            cancellation.Cancel();
+        });
         VirtioException e = Assert.ThrowsExactly<VirtioException>(() => BlockTransfer.Read(
             disk, new SectorRange(0, 2047), sim.Buffers(4, Piece), (_, _) => { }, cancellation.Token));
+        canceller.Wait();
         StringAssert.Contains(e.Message, "ended none of 4 requests");
         Assert.AreEqual(0, disk.InFlight);
         Assert.AreEqual(0, sim.Model.Status);
