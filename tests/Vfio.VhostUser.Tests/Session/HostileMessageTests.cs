@@ -286,19 +286,6 @@ public sealed class HostileMessageTests
         }
     }
 
-    // A short run of tools/fuzz.
-    [TestMethod]
-    public void Random_messages_end_in_a_session_that_ends()
-    {
-        int seed = Random.Shared.Next();
-        Console.WriteLine($"seed {seed}");
-        var random = new Random(seed);
-        for (int i = 0; i < 300; i++)
-        {
-            MessageFuzzer.RunOnce(random);
-        }
-    }
-
     private static void AssertEnds(FrontendRequest request, byte[] payload, int descriptors)
     {
         using Peer peer = new Peer().Negotiate();
