@@ -28,12 +28,14 @@ public sealed class DeviceIotlb
 
     /// <summary>An empty IOTLB.</summary>
     /// <param name="capacity">Ranges that it holds, at least 1.</param>
-    /// <param name="missTimeout">How long an unanswered miss stands before it is asked again; null for 100 ms.</param>
+    /// <param name="missTimeout">How long a miss stands that the front-end passed over, before it is asked again; null for 100 ms. Twenty
+    /// times as long where nothing shows yet that it did.</param>
     public DeviceIotlb(int capacity = DefaultCapacity, TimeSpan? missTimeout = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(capacity);
         Capacity = capacity;
-        Questions = new IotlbQuestions(missTimeout ?? TimeSpan.FromMilliseconds(100));
+        TimeSpan timeout = missTimeout ?? TimeSpan.FromMilliseconds(100);
+        Questions = new IotlbQuestions(this, timeout, 20 * timeout);
     }
 
     /// <summary>Ranges that it holds at most, but for those that a ring lies in: these are never thrown out.</summary>

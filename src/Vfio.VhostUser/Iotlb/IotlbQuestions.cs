@@ -11,18 +11,30 @@ public sealed class IotlbQuestions
     private const int MaxPending = 32768;
 
     private readonly Lock _asking = new();
-    private readonly Dictionary<IotlbQuestion, long> _asked = [];
+    private readonly Dictionary<IotlbQuestion, Asked> _asked = [];
+    private readonly DeviceIotlb _iotlb;
     private readonly long _timeout;
+    private readonly long _patience;
+    private long _serial;
+    private long _answered;
     private int _refusals;
     private int _insidePages;
 
-    internal IotlbQuestions(TimeSpan timeout)
+    /// <summary>Nothing asked.</summary>
+    /// <param name="iotlb">What the answers go to.</param>
+    /// <param name="timeout">How long a question stands that a later one overtook: front-ends answer in order, and not at all what
+    /// is not mapped at that moment.</param>
+    /// <param name="patience">How long any other stands. Asked again while the answer is only late, the front-end may look when
+    /// the guest uses the page for something else, which the guest's IOMMU reports as a fault of the device.</param>
+    internal IotlbQuestions(DeviceIotlb iotlb, TimeSpan timeout, TimeSpan patience)
     {
+        _iotlb = iotlb;
         Timeout = timeout;
         _timeout = (long)(timeout.TotalSeconds * Stopwatch.Frequency);
+        _patience = (long)(patience.TotalSeconds * Stopwatch.Frequency);
     }
 
-    /// <summary>How long an unanswered miss stands before it is asked again.</summary>
+    /// <summary>How long an unanswered miss stands at least before it is asked again.</summary>
     public TimeSpan Timeout { get; }
 
     /// <summary>Misses that wait for an answer.</summary>
@@ -37,7 +49,7 @@ public sealed class IotlbQuestions
         }
     }
 
-    /// <summary>Picks what is to be sent now: what is not asked already, or was asked too long ago.</summary>
+    /// <summary>Picks what is to be sent now: what is not answered by now, and not asked already or asked too long ago.</summary>
     /// <param name="wanted">What a burst needs; may hold the same more than once.</param>
     /// <param name="send">Filled from the front; at least as long as <paramref name="wanted"/>.</param>
     /// <returns>How many to send. They count as asked; give back with <see cref="Drop"/> what could not be sent.</returns>
@@ -47,11 +59,19 @@ public sealed class IotlbQuestions
         int count = 0;
         lock (_asking)
         {
+            // Read in here: an update shows its snapshot first and then takes its question off the list. One that is off the list is
+            // thus either answered in this snapshot or was never asked.
+            IotlbSnapshot snapshot = _iotlb.Snapshot;
             foreach (IotlbQuestion question in wanted)
             {
-                if (_asked.TryGetValue(question, out long when))
+                if (snapshot.TryFind(question.Address, out IotlbRange found) && (found.Access & question.Access) == question.Access)
                 {
-                    if (question.IsRefusal || now - when < _timeout)
+                    continue;
+                }
+
+                if (_asked.TryGetValue(question, out Asked asked))
+                {
+                    if (question.IsRefusal || now - asked.When < (asked.Serial < _answered ? _timeout : _patience))
                     {
                         continue;
                     }
@@ -66,7 +86,7 @@ public sealed class IotlbQuestions
                     _insidePages += IsInsidePage(question) ? 1 : 0;
                 }
 
-                _asked[question] = now;
+                _asked[question] = new Asked(now, _serial++);
                 send[count++] = question;
             }
         }
@@ -122,7 +142,7 @@ public sealed class IotlbQuestions
                     ulong page = question.Address.Value / IotlbQuestion.PageSize;
                     if (page >= first && page - first < pages && (misses || question.IsRefusal))
                     {
-                        Remove(question);
+                        Answer(question);
                     }
                 }
 
@@ -132,15 +152,25 @@ public sealed class IotlbQuestions
             for (ulong i = 0; i < pages; i++)
             {
                 var page = new Iova((first + i) * IotlbQuestion.PageSize);
-                Remove(new IotlbQuestion(page, DmaAccess.Read, true));
-                Remove(new IotlbQuestion(page, DmaAccess.Write, true));
+                Answer(new IotlbQuestion(page, DmaAccess.Read, true));
+                Answer(new IotlbQuestion(page, DmaAccess.Write, true));
                 if (misses)
                 {
-                    Remove(new IotlbQuestion(page, DmaAccess.Read, false));
-                    Remove(new IotlbQuestion(page, DmaAccess.Write, false));
+                    Answer(new IotlbQuestion(page, DmaAccess.Read, false));
+                    Answer(new IotlbQuestion(page, DmaAccess.Write, false));
                 }
             }
         }
+    }
+
+    private void Answer(IotlbQuestion question)
+    {
+        if (!question.IsRefusal && _asked.TryGetValue(question, out Asked asked))
+        {
+            _answered = Math.Max(_answered, asked.Serial);
+        }
+
+        Remove(question);
     }
 
     private void Remove(IotlbQuestion question)
@@ -153,4 +183,6 @@ public sealed class IotlbQuestions
     }
 
     private static bool IsInsidePage(IotlbQuestion question) => !question.Address.IsAligned(IotlbQuestion.PageSize);
+
+    private readonly record struct Asked(long When, long Serial);
 }

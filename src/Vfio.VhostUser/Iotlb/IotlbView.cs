@@ -57,6 +57,9 @@ public sealed class IotlbView : IDisposable
     /// <summary>Whether something was missing or refused in this batch: <see cref="Ask"/> is due.</summary>
     public bool HasQuestions => _questionCount != 0;
 
+    /// <summary><see cref="IotlbSnapshot.Generation"/> of this batch's translations.</summary>
+    internal long Generation => _snapshot.Generation;
+
     /// <summary>Begins a batch unless that is of no use yet.</summary>
     /// <returns>False when it <see cref="IsWaiting"/>.</returns>
     public bool TryBegin()

@@ -22,7 +22,8 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private const ulong PlainLow = 0;
     private const uint PlainHigh = 1u << 16;
 
-    // Chains looked at ahead of need, and batches after a miss that do it.
+    // Chains looked at ahead of need, first and at most, and batches after a miss that do it.
+    private const int FirstAhead = 4;
     private const int MostAhead = 256;
     private const int LookAheads = 64;
 
@@ -38,6 +39,8 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private DescriptorChain[]? _aheadChains;
     private HostSegment[]? _aheadSegments;
     private int _lookAheads;
+    private int _ahead = FirstAhead;
+    private long _aheadGeneration;
     private bool _isResubmitted;
     private TTranslator _translator;
 
@@ -155,13 +158,17 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
                 Publish(_used.AsSpan(0, taken));
             }
 
-            // Fewer than asked for: the ring is empty. All used: large frames need more than a buffer each.
-            if (left == 0 || count < wanted || (taken == 0 && wanted == MostChains))
+            // Fewer than asked for: the ring is empty. Else large frames need more than a buffer each: as many as it takes, not all
+            // that there are, whose translations may be missing.
+            int more = left == 0 || count < wanted ? 0 : BuffersFor(batch.Frames, chains[^1].WritableLength);
+            // Buffers may differ, and the guess be too small: then whatever there is.
+            more = taken == 0 && more != 0 && more <= wanted ? MostChains : more;
+            if (more == 0 || (taken == 0 && more <= wanted))
             {
                 break;
             }
 
-            wanted = MostChains;
+            wanted = more;
         }
 
         Log?.Flush();
@@ -170,6 +177,18 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         Counters.Bytes += bytes;
         Counters.Bursts += frames != 0 ? 1 : 0;
         return before - batch.Count;
+    }
+
+    private int BuffersFor(ReadOnlySpan<Frame> frames, ulong buffer)
+    {
+        ulong needed = 0;
+        foreach (ref readonly Frame frame in frames)
+        {
+            // Rounded up, as no two frames share a buffer.
+            needed += ((ulong)(HeaderLength + frame.Length) / Math.Max(buffer, 1)) + 1;
+        }
+
+        return (int)Math.Min(needed, MostChains);
     }
 
     // The next chains: those that a dead predecessor left, one by one, then those of the ring.
@@ -232,25 +251,38 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         int count = Queue.Peek(ref _translator, _chains.AsSpan(0, wanted), _segments);
         if (typeof(TTranslator) == typeof(IotlbTranslator) && (_lookAheads != 0 || Ring.Iotlb!.HasQuestions))
         {
-            LookAhead();
+            LookAhead(wanted);
         }
 
         return count;
     }
 
-    // Where one chain missed the next ones will: everything that the ring shows is asked for together, now and for a while.
+    // Where one chain missed the next ones will: what the ring shows behind them is asked for together with it, now and for a while.
+    // How far, grows with each miss that was not foreseen, and starts small whenever translations were taken away: a Linux guest
+    // drops all of them every few milliseconds, and a receive ring is full of buffers that would not be used by then.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private void LookAhead()
+    private void LookAhead(int wanted)
     {
-        _lookAheads = Queue.Missed ? LookAheads : _lookAheads - 1;
-        if (LooksAhead)
+        IotlbView iotlb = Ring.Iotlb!;
+        if (Queue.Missed)
         {
-            _aheadChains ??= new DescriptorChain[MostAhead];
-            _aheadSegments ??= new HostSegment[MostSegments];
-            Queue.Peek(ref _translator, _aheadChains, _aheadSegments);
+            _lookAheads = LookAheads;
+            _ahead = iotlb.Generation == _aheadGeneration ? Math.Min(2 * _ahead, MostAhead) : FirstAhead;
+            _aheadGeneration = iotlb.Generation;
+        }
+        else
+        {
+            _lookAheads--;
         }
 
-        Ring.Iotlb!.Ask();
+        if (LooksAhead)
+        {
+            _aheadChains ??= new DescriptorChain[MostChains + MostAhead];
+            _aheadSegments ??= new HostSegment[MostSegments];
+            Queue.Peek(ref _translator, _aheadChains.AsSpan(0, wanted + _ahead), _aheadSegments);
+        }
+
+        iotlb.Ask();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

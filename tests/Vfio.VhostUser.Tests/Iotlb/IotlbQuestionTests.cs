@@ -83,6 +83,35 @@ public sealed class IotlbQuestionTests
     }
 
     [TestMethod]
+    public void A_miss_is_asked_again_sooner_once_a_later_one_was_answered()
+    {
+        var questions = new IotlbQuestions(new DeviceIotlb(), TimeSpan.Zero, TimeSpan.FromDays(1));
+        var first = new IotlbQuestion(new Iova(0x1000), DmaAccess.Read, false);
+        var second = new IotlbQuestion(new Iova(0x2000), DmaAccess.Read, false);
+        var sent = new IotlbQuestion[1];
+        Assert.AreEqual(1, questions.Pick([first], sent));
+        Assert.AreEqual(1, questions.Pick([second], sent));
+        Assert.AreEqual(0, questions.Pick([first], sent), "the answer may still be on its way");
+        questions.Answer(IovaRange.Of(second.Address, IotlbQuestion.PageSize));
+        Assert.AreEqual(1, questions.Pick([first], sent), "answers come in order, so none will come");
+        Assert.AreEqual(0, questions.Pick([first], sent));
+    }
+
+    [TestMethod]
+    public void What_was_answered_since_the_batch_began_is_not_asked_again()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb, Send);
+        view.Begin();
+        view.Translate(new Iova(0x1000), 1, DmaAccess.Write, out _, out _);
+        view.Translate(new Iova(0x2000), 1, DmaAccess.Write, out _, out _);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x1000), new HostAddress(0x5000), DmaAccess.ReadWrite));
+        view.Ask();
+        CollectionAssert.AreEqual(new[] { new IotlbQuestion(new Iova(0x2000), DmaAccess.Write, false) }, _sent);
+        Assert.IsFalse(view.IsWaiting, "what came meanwhile is worth another try");
+    }
+
+    [TestMethod]
     public void A_refusal_is_reported_once_until_the_range_is_told_or_taken_anew()
     {
         var iotlb = new DeviceIotlb(missTimeout: TimeSpan.Zero);
