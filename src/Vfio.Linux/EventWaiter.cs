@@ -6,6 +6,7 @@ namespace Vfio.Linux;
 public sealed unsafe class EventWaiter : IDisposable
 {
     private const int Batch = 16;
+    private const uint Signalled = Epoll.EPOLLIN | Epoll.EPOLLET;
 
     private readonly FileDescriptor _descriptor;
 
@@ -25,12 +26,22 @@ public sealed unsafe class EventWaiter : IDisposable
     /// <summary>Watches a descriptor; one that is signalled already wakes at once.</summary>
     /// <param name="descriptor">The descriptor. It must be removed before it is closed, as its peer keeps it open.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
-    public void Add(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_ADD, descriptor);
+    public void Add(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_ADD, descriptor, Signalled);
+
+    /// <summary>Sleeps through a descriptor's signals until <see cref="Resume"/>; the end of a connection still wakes.</summary>
+    /// <param name="descriptor">A descriptor that was added.</param>
+    /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
+    public void Pause(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Epoll.EPOLLET);
+
+    /// <summary>Watches it again; one that is signalled by then wakes at once.</summary>
+    /// <param name="descriptor">A descriptor that was added.</param>
+    /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
+    public void Resume(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Signalled);
 
     /// <summary>Watches it no longer.</summary>
     /// <param name="descriptor">The descriptor.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
-    public void Remove(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_DEL, descriptor);
+    public void Remove(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_DEL, descriptor, 0);
 
     /// <summary>Sleeps.</summary>
     /// <param name="timeout">How long at most; <see cref="Timeout.InfiniteTimeSpan"/> for ever.</param>
@@ -53,10 +64,10 @@ public sealed unsafe class EventWaiter : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _descriptor.Dispose();
 
-    private void Control(int operation, FileDescriptor descriptor)
+    private void Control(int operation, FileDescriptor descriptor, uint events)
     {
         ArgumentNullException.ThrowIfNull(descriptor);
-        var wanted = new epoll_event { events = Epoll.EPOLLIN | Epoll.EPOLLET };
+        var wanted = new epoll_event { events = events };
         // SAFETY: a local.
         if (LibC.epoll_ctl(_descriptor.Number, operation, descriptor.Number, &wanted) < 0)
         {

@@ -190,37 +190,14 @@ public sealed unsafe class UnixSocket : IDisposable
     /// <param name="buffer">Where the bytes go; not empty.</param>
     /// <param name="descriptors">Gets the descriptors added.</param>
     /// <returns>Bytes; 0 when the other end closed or <see cref="Shutdown"/> was called; a negated errno else.</returns>
-    public int Receive(Span<byte> buffer, ReceivedDescriptors descriptors)
-    {
-        ArgumentNullException.ThrowIfNull(descriptors);
-        byte* control = stackalloc byte[ControlSpace(MaxDescriptors)];
-        // SAFETY: the span is pinned for the calls; every length handed over is the buffer's own.
-        fixed (byte* bytes = buffer)
-        {
-            var part = new iovec { iov_base = bytes, iov_len = (nuint)buffer.Length };
-            nint result;
-            msghdr message;
-            do
-            {
-                message = new msghdr
-                {
-                    msg_iov = &part,
-                    msg_iovlen = 1,
-                    msg_control = control,
-                    msg_controllen = (nuint)ControlSpace(MaxDescriptors),
-                };
-                result = LibC.recvmsg(_descriptor.Number, &message, Linux.Socket.MSG_CMSG_CLOEXEC);
-            }
-            while (result < 0 && LibC.errno == (int)Errno.EINTR);
-            if (result < 0)
-            {
-                return -LibC.errno;
-            }
+    public int Receive(Span<byte> buffer, ReceivedDescriptors descriptors) => Receive(buffer, descriptors, 0);
 
-            TakeControl(in message, descriptors);
-            return (int)result;
-        }
-    }
+    /// <summary>As <see cref="Receive(Span{byte}, ReceivedDescriptors)"/>, for threads that must not wait.</summary>
+    /// <param name="buffer">Where the bytes go; not empty.</param>
+    /// <param name="descriptors">Gets the descriptors added.</param>
+    /// <returns>As there; -EAGAIN when there is nothing.</returns>
+    public int TryReceive(Span<byte> buffer, ReceivedDescriptors descriptors) =>
+        Receive(buffer, descriptors, Linux.Socket.MSG_DONTWAIT);
 
     /// <summary>Sends bytes and, with the first of them, descriptors; waits for room.</summary>
     /// <param name="bytes">The bytes; not empty.</param>
@@ -310,6 +287,38 @@ public sealed unsafe class UnixSocket : IDisposable
             }
 
             next += ((int)header.cmsg_len + 7) & ~7;
+        }
+    }
+
+    private int Receive(Span<byte> buffer, ReceivedDescriptors descriptors, int flags)
+    {
+        ArgumentNullException.ThrowIfNull(descriptors);
+        byte* control = stackalloc byte[ControlSpace(MaxDescriptors)];
+        // SAFETY: the span is pinned for the calls; every length handed over is the buffer's own.
+        fixed (byte* bytes = buffer)
+        {
+            var part = new iovec { iov_base = bytes, iov_len = (nuint)buffer.Length };
+            nint result;
+            msghdr message;
+            do
+            {
+                message = new msghdr
+                {
+                    msg_iov = &part,
+                    msg_iovlen = 1,
+                    msg_control = control,
+                    msg_controllen = (nuint)ControlSpace(MaxDescriptors),
+                };
+                result = LibC.recvmsg(_descriptor.Number, &message, flags | Linux.Socket.MSG_CMSG_CLOEXEC);
+            }
+            while (result < 0 && LibC.errno == (int)Errno.EINTR);
+            if (result < 0)
+            {
+                return -LibC.errno;
+            }
+
+            TakeControl(in message, descriptors);
+            return (int)result;
         }
     }
 

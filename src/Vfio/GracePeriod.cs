@@ -38,6 +38,9 @@ public sealed class GracePeriod
             Volatile.Write(ref _readers, [.. _readers, reader]);
         }
 
+        // ORDER: the list before anything that the reader reads; pairs with the first fence in Wait.
+        Interlocked.MemoryBarrier();
+
         return reader;
     }
 
@@ -59,15 +62,27 @@ public sealed class GracePeriod
         }
     }
 
-    /// <summary>Returns once no reader can hold what was readable before the call. Not for a reader's own thread.</summary>
+    /// <summary>Returns once no reader can hold what was readable before the call. A reader's own thread calls it
+    /// parked.</summary>
     /// <param name="timeout">How long a reader may stay in one batch.</param>
     /// <exception cref="TimeoutException">A reader did not pass in time: nothing may be destroyed. The message names it.</exception>
     public void Wait(TimeSpan timeout)
     {
+        // ORDER: the caller's publication before the list is read; pairs with the fence in Register: a reader that is not on the list
+        // yet finds what was published.
+        Interlocked.MemoryBarrier();
+        GracePeriodReader[] readers = Volatile.Read(ref _readers);
+        if (readers.Length == 0 || (readers.Length == 1 && readers[0].IsParkedHere))
+        {
+            // Nobody else could hold anything.
+            return;
+        }
+
         // ORDER: B of the proof: after the caller's publication, before the epochs are read; pairs with the plain
         // stores in GracePeriodReader.
         Interlocked.MemoryBarrierProcessWide();
         long begin = Stopwatch.GetTimestamp();
+        // ORDER: acquire; pairs with the release in Register.
         foreach (GracePeriodReader reader in Volatile.Read(ref _readers))
         {
             long sample = reader.Epoch;

@@ -6,6 +6,7 @@ namespace Vfio;
 public sealed class GracePeriodReader
 {
     private Padded _padded = new() { Epoch = 1 };
+    private int _parkedBy;
 
     internal GracePeriodReader(string name) => Name = name;
 
@@ -14,6 +15,9 @@ public sealed class GracePeriodReader
 
     /// <summary>Whether it is outside any batch, and holds nothing.</summary>
     public bool IsParked => Parked(Epoch);
+
+    // Only the thread that parked finds its own number.
+    internal bool IsParkedHere => IsParked && _parkedBy == Environment.CurrentManagedThreadId;
 
     // ORDER: acquire: what the reader did before the epoch is over; pairs with the release in Quiesce and Park.
     internal long Epoch => Volatile.Read(ref _padded.Epoch);
@@ -31,6 +35,7 @@ public sealed class GracePeriodReader
             throw new InvalidOperationException($"{Name} is parked already");
         }
 
+        _parkedBy = Environment.CurrentManagedThreadId;
         // ORDER: release, as in Quiesce.
         Volatile.Write(ref _padded.Epoch, _padded.Epoch + 1);
     }

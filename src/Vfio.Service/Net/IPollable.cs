@@ -7,6 +7,14 @@ public interface IPollable
     /// <returns>Whether there was anything.</returns>
     bool PollOnce();
 
+    /// <summary>Whether <see cref="WorkWhileParked"/> is due.</summary>
+    bool HasWorkWhileParked { get; }
+
+    /// <summary>Does what must not happen inside a batch: the poller's <see cref="GracePeriodReader"/> is parked. Touches no ring
+    /// and no memory of a guest.</summary>
+    /// <returns>Whether there was anything.</returns>
+    bool WorkWhileParked();
+
     /// <summary>Asks for a wake-up when there is more: the poller is about to sleep.</summary>
     /// <returns>True when it must not sleep: there is more already, or nobody would wake it.</returns>
     bool EnableNotifications();

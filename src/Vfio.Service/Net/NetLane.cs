@@ -40,6 +40,10 @@ internal sealed class NetLane : IPollable, IDisposable
     }
 
     /// <inheritdoc/>
+    public bool HasWorkWhileParked => _source.Ring(_transmit) is { AreAnswersAwaited: true }
+        || _target.Ring(_receive) is { AreAnswersAwaited: true };
+
+    /// <inheritdoc/>
     public bool PollOnce() => _mode switch
     {
         ForwardMode.RxOnly => Receive(),
@@ -48,9 +52,13 @@ internal sealed class NetLane : IPollable, IDisposable
     };
 
     /// <inheritdoc/>
+    public bool WorkWhileParked() =>
+        (_source.Ring(_transmit)?.TakeAnswers() ?? false) | (_target.Ring(_receive)?.TakeAnswers() ?? false);
+
+    /// <inheritdoc/>
     public bool EnableNotifications()
     {
-        bool more = _batch.Count != 0 && _mode != ForwardMode.TxOnly;
+        bool more = (_batch.Count != 0 && _mode != ForwardMode.TxOnly) || HasWorkWhileParked;
         if (_source.Ring(_transmit) is { } transmit)
         {
             more |= transmit.EnableNotifications();

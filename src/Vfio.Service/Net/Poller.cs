@@ -143,14 +143,36 @@ public sealed class Poller : IDisposable
     private bool PollOnce()
     {
         bool any = false;
+        bool parks = false;
         // ORDER: acquire of the whole array; pairs with the release in Add and Remove.
-        foreach (IPollable work in Volatile.Read(ref _work))
+        IPollable[] work = Volatile.Read(ref _work);
+        foreach (IPollable item in work)
         {
-            any |= work.PollOnce();
+            any |= item.PollOnce();
+            parks |= item.HasWorkWhileParked;
         }
 
         Rounds++;
+        if (parks)
+        {
+            return WorkWhileParked(work) || any;
+        }
+
         _reader.Quiesce();
+        return any;
+    }
+
+    // Two pollers that wait for each other's batch inside of theirs would wait for ever.
+    private bool WorkWhileParked(IPollable[] work)
+    {
+        bool any = false;
+        _reader.Park();
+        foreach (IPollable item in work)
+        {
+            any |= item.WorkWhileParked();
+        }
+
+        _reader.Unpark();
         return any;
     }
 

@@ -3,7 +3,7 @@ namespace Vfio.VhostUser;
 /// <summary>A page that a queue needs and the IOTLB cannot give it.</summary>
 /// <param name="Address">The page's first byte, or the first missing one where the first is known; a page has
 /// <see cref="PageSize"/> bytes here, whatever the guest's are.</param>
-/// <param name="Access">What is to be done there: <see cref="DmaAccess.Read"/> or <see cref="DmaAccess.Write"/>.</param>
+/// <param name="Access">What is to be done there: <see cref="DmaAccess.Read"/>, <see cref="DmaAccess.Write"/> or both.</param>
 /// <param name="IsRefusal">Not missing, but known and not allowed.</param>
 public readonly record struct IotlbQuestion(Iova Address, DmaAccess Access, bool IsRefusal)
 {

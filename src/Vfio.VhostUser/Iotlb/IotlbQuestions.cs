@@ -152,12 +152,14 @@ public sealed class IotlbQuestions
             for (ulong i = 0; i < pages; i++)
             {
                 var page = new Iova((first + i) * IotlbQuestion.PageSize);
-                Answer(new IotlbQuestion(page, DmaAccess.Read, true));
-                Answer(new IotlbQuestion(page, DmaAccess.Write, true));
-                if (misses)
+                // ReadWrite: a packed ring's descriptors.
+                for (DmaAccess access = DmaAccess.Read; access <= DmaAccess.ReadWrite; access++)
                 {
-                    Answer(new IotlbQuestion(page, DmaAccess.Read, false));
-                    Answer(new IotlbQuestion(page, DmaAccess.Write, false));
+                    Answer(new IotlbQuestion(page, access, true));
+                    if (misses)
+                    {
+                        Answer(new IotlbQuestion(page, access, false));
+                    }
                 }
             }
         }

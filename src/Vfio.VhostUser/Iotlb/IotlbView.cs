@@ -18,6 +18,7 @@ public sealed class IotlbView : IDisposable
 
     private readonly DeviceIotlb _iotlb;
     private readonly Sender _send;
+    private readonly IIotlbAnswers? _answers;
     private readonly LastHit[] _lastHits = new LastHit[LastHits];
     private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions];
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
@@ -33,12 +34,14 @@ public sealed class IotlbView : IDisposable
     /// <summary>A view for one queue.</summary>
     /// <param name="iotlb">The device's IOTLB.</param>
     /// <param name="send">Sends questions. Called without any lock; must not wait.</param>
-    public IotlbView(DeviceIotlb iotlb, Sender send)
+    /// <param name="answers">How the queue's thread takes the answers; null where only another thread does.</param>
+    public IotlbView(DeviceIotlb iotlb, Sender send, IIotlbAnswers? answers = null)
     {
         ArgumentNullException.ThrowIfNull(iotlb);
         ArgumentNullException.ThrowIfNull(send);
         _iotlb = iotlb;
         _send = send;
+        _answers = answers;
         iotlb.Add(this);
         Begin();
     }
@@ -54,11 +57,18 @@ public sealed class IotlbView : IDisposable
         _missedIn is not null && _missedIn == _iotlb.Snapshot
         && Stopwatch.GetElapsedTime(_missedAt) < _iotlb.Questions.Timeout;
 
+    /// <summary>Whether <see cref="TakeAnswers"/> is due before the next batch.</summary>
+    public bool AreAnswersAwaited => _answers is { AreAwaited: true };
+
     /// <summary>Whether something was missing or refused in this batch: <see cref="Ask"/> is due.</summary>
     public bool HasQuestions => _questionCount != 0;
 
     /// <summary><see cref="IotlbSnapshot.Generation"/> of this batch's translations.</summary>
     internal long Generation => _snapshot.Generation;
+
+    /// <summary>Takes the front-end's answers, between two batches: the thread's <see cref="GracePeriodReader"/> is parked.</summary>
+    /// <returns>Whether there were any.</returns>
+    public bool TakeAnswers() => _answers is not null && _answers.Take();
 
     /// <summary>Begins a batch unless that is of no use yet.</summary>
     /// <returns>False when it <see cref="IsWaiting"/>.</returns>
@@ -119,6 +129,11 @@ public sealed class IotlbView : IDisposable
 
         int count = _iotlb.Questions.Pick(_questions.AsSpan(0, _questionCount), _sending);
         int sent = count == 0 ? 0 : _send(_sending.AsSpan(0, count));
+        if (sent != 0)
+        {
+            _answers?.Await();
+        }
+
         if (sent < count)
         {
             _iotlb.Questions.Drop(_sending.AsSpan(sent, count - sent));

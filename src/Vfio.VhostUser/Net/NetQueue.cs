@@ -44,6 +44,9 @@ public abstract class NetQueue
     /// <summary>Whether the front-end was asked where buffers are and has not answered yet: they wait, nothing is wrong.</summary>
     public bool IsWaitingForTranslation => Ring.Iotlb is { IsWaiting: true };
 
+    /// <summary>Whether <see cref="TakeAnswers"/> is due before the next batch.</summary>
+    public bool AreAnswersAwaited => Ring.Iotlb is { AreAnswersAwaited: true };
+
     /// <summary>Where in the ring that was.</summary>
     public int ErrorPosition => Queue.ErrorPosition;
 
@@ -86,6 +89,11 @@ public abstract class NetQueue
     /// <param name="batch">The frames; those that fit, and those that no buffer of this ring can ever hold, are taken from it.</param>
     /// <returns>Frames taken.</returns>
     public abstract int Enqueue(FrameBatch batch);
+
+    /// <summary>Takes the front-end's answers about translations, between two batches: the thread's <see cref="GracePeriodReader"/> is
+    /// parked. The ring itself, and memory, are not touched.</summary>
+    /// <returns>Whether there were any.</returns>
+    public bool TakeAnswers() => Ring.Iotlb is { } iotlb && iotlb.TakeAnswers();
 
     /// <summary>Makes the call that an earlier batch found no room for: no later batch may come to make it.</summary>
     public void CallIfOwed()

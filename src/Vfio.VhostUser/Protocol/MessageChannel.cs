@@ -31,15 +31,28 @@ internal sealed class MessageChannel : IDisposable
 
     public UnixSocket Socket => _socket;
 
-    /// <summary>Whether a whole message was received already: <see cref="Receive"/> will not wait.</summary>
-    public bool HasBuffered
+    /// <summary>Whether a whole message was received already, or one that is none: <see cref="Receive"/> will not wait.</summary>
+    public bool HasBuffered => Missing == 0;
+
+    /// <summary>The buffered message's header; <see cref="HasBuffered"/> is true.</summary>
+    public MessageHeader NextHeader => MemoryMarshal.Read<MessageHeader>(_received.AsSpan(_next));
+
+    /// <summary>The buffered message's payload; <see cref="HasBuffered"/> is true, and the header's size is right.</summary>
+    public ReadOnlySpan<byte> NextPayload => _received.AsSpan(_next + Unsafe.SizeOf<MessageHeader>(), (int)NextHeader.Size);
+
+    /// <summary>Whether descriptors came with what is buffered.</summary>
+    public bool HasBufferedDescriptors => _lastWithDescriptors >= 0;
+
+    // Bytes that are known to be missing to the next message. A size that no message has is for Receive to complain about.
+    private int Missing
     {
         get
         {
             int header = Unsafe.SizeOf<MessageHeader>();
             int there = _end - _next;
-            return there >= header
-                && (uint)(there - header) >= MemoryMarshal.Read<MessageHeader>(_received.AsSpan(_next, header)).Size;
+            return there < header ? header - there
+                : NextHeader.Size > MaxPayload ? 0
+                : Math.Max(0, header + (int)NextHeader.Size - there);
         }
     }
 
@@ -95,6 +108,25 @@ internal sealed class MessageChannel : IDisposable
             throw new VhostUserProtocolException(
                 $"message {header.Request} came with descriptors that could not be received. " +
                 "Cause: this process has no more free (RLIMIT_NOFILE)");
+        }
+
+        return true;
+    }
+
+    /// <summary>Takes in what is there, without waiting.</summary>
+    /// <returns>Whether <see cref="Receive"/> has something to say now: a message, or how the connection ended.</returns>
+    public bool TryBuffer()
+    {
+        while (!HasBuffered)
+        {
+            MakeRoom();
+            int received = _socket.TryReceive(Room(Missing), _arrived);
+            if (received <= 0)
+            {
+                return received != -(int)Errno.EAGAIN;
+            }
+
+            Note(received);
         }
 
         return true;
@@ -192,36 +224,17 @@ internal sealed class MessageChannel : IDisposable
     // Makes sure that a part of the next message is there. False when the other end closed before its first byte.
     private bool Fill(int offset, int size, string what)
     {
-        if (offset == 0 && _next != 0 && _received.Length - _next < Unsafe.SizeOf<MessageHeader>() + MaxPayload)
+        if (offset == 0)
         {
-            _received.AsSpan(_next, _end - _next).CopyTo(_received);
-            _lastWithDescriptors = _lastWithDescriptors < 0 ? -1 : _lastWithDescriptors - _next;
-            _end -= _next;
-            _next = 0;
+            MakeRoom();
         }
 
         while (_end - _next < offset + size)
         {
-            // Descriptors that came are this message's: no further than its end, or the next one's would be mixed with them.
-            Span<byte> room = _received.AsSpan(_end);
-            room = _arrived.Count == 0 ? room : room[..(offset + size - (_end - _next))];
-            int received = _socket.Receive(room, _arrived);
+            int received = _socket.Receive(Room(offset + size - (_end - _next)), _arrived);
             if (received > 0)
             {
-                _end += received;
-                if (_arrived.Count > MostDescriptors)
-                {
-                    throw new VhostUserProtocolException(
-                        $"{what} came with {_arrived.Count} descriptors and more may follow; none has more than {MostDescriptors}");
-                }
-
-                if (_arrived.Count != 0 || _arrived.Truncated)
-                {
-                    // net/unix/af_unix.c, unix_stream_read_generic: a read ends with the piece that brought descriptors. They
-                    // belong to the message that its last byte is in.
-                    _lastWithDescriptors = _end - 1;
-                }
-
+                Note(received);
                 continue;
             }
 
@@ -238,5 +251,37 @@ internal sealed class MessageChannel : IDisposable
         }
 
         return true;
+    }
+
+    // Moves what is there to the front, if a message might not find room behind it.
+    private void MakeRoom()
+    {
+        if (_next != 0 && _received.Length - _next < Unsafe.SizeOf<MessageHeader>() + MaxPayload)
+        {
+            _received.AsSpan(_next, _end - _next).CopyTo(_received);
+            _lastWithDescriptors = _lastWithDescriptors < 0 ? -1 : _lastWithDescriptors - _next;
+            _end -= _next;
+            _next = 0;
+        }
+    }
+
+    // Descriptors that came are the next message's: no further than its end, or those behind it would be mixed with them.
+    private Span<byte> Room(int missing) => _received.AsSpan(_end)[..(_arrived.Count == 0 ? _received.Length - _end : missing)];
+
+    private void Note(int received)
+    {
+        _end += received;
+        if (_arrived.Count > MostDescriptors)
+        {
+            throw new VhostUserProtocolException(
+                $"a message came with {_arrived.Count} descriptors and more may follow; none has more than {MostDescriptors}");
+        }
+
+        if (_arrived.Count != 0 || _arrived.Truncated)
+        {
+            // net/unix/af_unix.c, unix_stream_read_generic: a read ends with the piece that brought descriptors. They
+            // belong to the message that its last byte is in.
+            _lastWithDescriptors = _end - 1;
+        }
     }
 }

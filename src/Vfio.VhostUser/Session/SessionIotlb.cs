@@ -14,23 +14,35 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
     public BackendChannel? Channel { get; set; }
 
     /// <summary>A view for a ring that is to run.</summary>
-    public IotlbView View() => new(Table, Send);
+    /// <param name="answers">How the poller of that ring takes answers itself.</param>
+    public IotlbView View(IIotlbAnswers answers) => new(Table, Send, answers);
 
     /// <summary>The range of a message, checked.</summary>
-    public static IovaRange RangeOf(in IotlbMessage message)
+    public static IovaRange RangeOf(in IotlbMessage message) => TryRangeOf(message, out IovaRange range)
+        ? range
+        : throw new VhostUserProtocolException(
+            $"IotlbMsg of {message.Size} bytes at {message.Iova}: it is empty or passes the end of the address space");
+
+    /// <summary>The range of a message, if it has one.</summary>
+    public static bool TryRangeOf(in IotlbMessage message, out IovaRange range)
     {
         ulong size = message.Size;
         if (size == 0 && message.Type == IotlbMessageType.Invalidate && message.Iova.Value == 0)
         {
             // The size of everything does not fit in 64 bits: QEMU computes a mask plus one.
-            return Everything;
+            range = Everything;
+            return true;
         }
 
-        return size != 0 && unchecked(message.Iova.Value + (size - 1)) >= message.Iova.Value
-            ? IovaRange.Of(message.Iova, size)
-            : throw new VhostUserProtocolException(
-                $"IotlbMsg of {size} bytes at {message.Iova}: it is empty or passes the end of the address space");
+        bool valid = size != 0 && unchecked(message.Iova.Value + (size - 1)) >= message.Iova.Value;
+        range = valid ? IovaRange.Of(message.Iova, size) : default;
+        return valid;
     }
+
+    /// <summary>Whether an update would be refused.</summary>
+    public static bool IsRefused(in IotlbMessage message, GuestMemory memory) =>
+        !TryRangeOf(message, out IovaRange range) || ((DmaAccess)message.Permissions & ~DmaAccess.ReadWrite) != 0
+        || (message.Permissions != 0 && FirstOutside(range, message.UserAddress, memory) is not null);
 
     /// <summary>Takes an update in, asked for or not. It may lie in several regions, which need not be neighbours here.</summary>
     public void Update(in IotlbMessage message, GuestMemory memory)
@@ -49,7 +61,12 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
         }
 
         // All of it, or nothing: first every piece is found.
-        CheckIsInside(range, message.UserAddress, memory);
+        if (FirstOutside(range, message.UserAddress, memory) is { } outside)
+        {
+            throw new VhostUserProtocolException(
+                $"IotlbMsg update of {range}: the memory at {outside} is in no region of the memory table");
+        }
+
         Iova next = range.First;
         FrontendAddress address = message.UserAddress;
         while (true)
@@ -90,25 +107,20 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
         Table.Questions.Drop(picked.AsSpan(sent, count - sent));
     }
 
-    private static void CheckIsInside(IovaRange range, FrontendAddress address, GuestMemory memory)
+    // The first address that is in no region; regions end before the address space does.
+    private static FrontendAddress? FirstOutside(IovaRange range, FrontendAddress address, GuestMemory memory)
     {
         ulong left = range.Last - range.First;
-        if (unchecked(address.Value + left) < address.Value)
-        {
-            throw new VhostUserProtocolException($"IotlbMsg update of {range} at {address} passes the end of the address space");
-        }
-
         while (true)
         {
-            if (!memory.TryFindPart(address, left, out _, out ulong span))
+            if (unchecked(address.Value + left) < address.Value || !memory.TryFindPart(address, left, out _, out ulong span))
             {
-                throw new VhostUserProtocolException(
-                    $"IotlbMsg update of {range}: the memory at {address} is in no region of the memory table");
+                return address;
             }
 
             if (span == left)
             {
-                return;
+                return null;
             }
 
             address += span + 1;

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
 using Vfio.Linux;
 using Vfio.Virtio;
@@ -18,16 +19,20 @@ public sealed class VhostUserSession : IDisposable
     // Acknowledgements that one message to the socket holds.
     private const int MostOwed = 128;
 
+    // Messages that a poller takes before it goes back to its rings.
+    private const int PollersMost = 64;
+
     private readonly MessageChannel _channel;
     private readonly IVhostUserDevice _device;
     private readonly Action<string> _log;
     private readonly MemoryTable _memory = new();
     private readonly SessionIotlb _iotlb;
     private readonly VringTable _rings;
+    private readonly SessionTurn _turn;
+    private ExceptionDispatchInfo? _failureOfPoller;
     private BackendChannel? _backendChannel;
     private EventFd? _logSignal;
     private ulong _status;
-    private bool _invalidated;
     private bool _mustSettle;
     private int _owed;
 
@@ -35,18 +40,33 @@ public sealed class VhostUserSession : IDisposable
     /// <param name="socket">The connection; owned from now on.</param>
     /// <param name="device">The device to serve it with.</param>
     /// <param name="log">Takes a line for each thing worth one.</param>
+    /// <exception cref="LinuxException">There are no more descriptors; the socket is closed.</exception>
     public VhostUserSession(UnixSocket socket, IVhostUserDevice device, Action<string> log)
     {
+        ArgumentNullException.ThrowIfNull(socket);
         ArgumentNullException.ThrowIfNull(device);
         _channel = new MessageChannel(socket);
         _device = device;
         _log = log;
         _iotlb = new SessionIotlb(device);
-        _rings = new VringTable(device, _iotlb, log);
+        try
+        {
+            _turn = new SessionTurn(socket.Descriptor, TakeAnswers);
+        }
+        catch
+        {
+            _channel.Dispose();
+            throw;
+        }
+
+        _rings = new VringTable(device, _iotlb, log) { Answers = _turn };
     }
 
     /// <summary>Messages that were received whole.</summary>
     public long Messages { get; private set; }
+
+    /// <summary>Those of them that a poller took, which waited for a translation.</summary>
+    public long MessagesOfPollers { get; private set; }
 
     /// <summary>Messages that were refused.</summary>
     public long Refused { get; private set; }
@@ -68,26 +88,31 @@ public sealed class VhostUserSession : IDisposable
     /// <exception cref="TimeoutException">A poller is stuck: the guest's memory stays mapped.</exception>
     public void Run()
     {
-        try
+        bool goesOn = true;
+        while (goesOn)
         {
-            while (_channel.Receive())
+            // Front-ends do not answer what is not mapped at that moment: rings ask again.
+            _turn.Sleep(_rings.IsAnyWaiting ? _iotlb.Table.Questions.Timeout : Timeout.InfiniteTimeSpan);
+            _turn.Begin();
+            try
             {
-                Messages++;
-                Dispatch();
-                if (!_channel.HasBuffered)
-                {
-                    Settle();
-                }
+                goesOn = TakeMessages();
             }
-        }
-        catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
-        {
-            Refused++;
-            _log($"session ended: {e.Message}");
-        }
-        finally
-        {
-            _rings.StopAll();
+            catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
+            {
+                Refused++;
+                _log($"session ended: {e.Message}");
+                goesOn = false;
+            }
+            finally
+            {
+                if (!goesOn)
+                {
+                    _rings.StopAll();
+                }
+
+                _turn.End();
+            }
         }
     }
 
@@ -101,7 +126,82 @@ public sealed class VhostUserSession : IDisposable
         _memory.Dispose();
         _backendChannel?.Dispose();
         _logSignal?.Dispose();
+        _turn.Dispose();
         _channel.Dispose();
+    }
+
+    // False at the end of the connection.
+    private bool TakeMessages()
+    {
+        _failureOfPoller?.Throw();
+        while (_channel.TryBuffer())
+        {
+            if (!_channel.Receive())
+            {
+                return false;
+            }
+
+            Messages++;
+            Dispatch();
+        }
+
+        Settle();
+        _rings.RestartWaiting();
+        return true;
+    }
+
+    // On a poller's thread, in its turn and between two of its batches: translations told and revoked, as long as they concern
+    // buffers only and are beyond doubt.
+    private int TakeAnswers(out bool left)
+    {
+        int taken = 0;
+        left = false;
+        try
+        {
+            while (taken < PollersMost && _owed < MostOwed && _channel.TryBuffer())
+            {
+                if (!IsForPoller())
+                {
+                    left = true;
+                    break;
+                }
+
+                _channel.Receive();
+                Messages++;
+                MessagesOfPollers++;
+                Dispatch();
+                taken++;
+            }
+
+            left |= !Settle(waits: false);
+        }
+        catch (Exception e) when (e is VhostUserProtocolException or LinuxException or TimeoutException)
+        {
+            _failureOfPoller = ExceptionDispatchInfo.Capture(e);
+            left = true;
+        }
+
+        return taken;
+    }
+
+    private bool IsForPoller()
+    {
+        if (!_channel.HasBuffered || _channel.HasBufferedDescriptors || !Features.HasFlag(VirtioFeatures.AccessPlatform))
+        {
+            return false;
+        }
+
+        MessageHeader header = _channel.NextHeader;
+        if (header.Request != (uint)FrontendRequest.IotlbMsg || header.Size != Unsafe.SizeOf<IotlbMessage>()
+            || (header.Flags & ~MessageHeader.NeedReply) != MessageHeader.Version)
+        {
+            return false;
+        }
+
+        IotlbMessage message = MemoryMarshal.Read<IotlbMessage>(_channel.NextPayload);
+        return SessionIotlb.TryRangeOf(message, out IovaRange range) && _rings.IsOutsideRings(range)
+            && (message.Type == IotlbMessageType.Invalidate
+                || (message.Type == IotlbMessageType.Update && !SessionIotlb.IsRefused(message, _memory.Current)));
     }
 
     private void Dispatch()
@@ -116,13 +216,10 @@ public sealed class VhostUserSession : IDisposable
             Settle();
         }
 
-        bool isInvalidation = false;
         try
         {
             rule = Check(header, request);
-            _invalidated = false;
             Apply(request);
-            isInvalidation = _invalidated;
         }
         catch (Exception e) when (e is VhostUserProtocolException or LinuxException && wantsReply && !rule.HasReply)
         {
@@ -131,9 +228,8 @@ public sealed class VhostUserSession : IDisposable
             failed = 1;
         }
 
-        if (isInvalidation)
+        if (request == FrontendRequest.IotlbMsg && failed == 0)
         {
-            _mustSettle = true;
             _owed += wantsReply ? 1 : 0;
         }
         else if (wantsReply && !rule.HasReply)
@@ -143,7 +239,8 @@ public sealed class VhostUserSession : IDisposable
     }
 
     // Invalidations come in bursts: pollers are waited for once for all that have been received, and then all are acknowledged.
-    private void Settle()
+    // False when they could not be without waiting for room.
+    private bool Settle(bool waits = true)
     {
         if (_mustSettle)
         {
@@ -155,9 +252,23 @@ public sealed class VhostUserSession : IDisposable
         {
             Span<ulong> done = stackalloc ulong[MostOwed];
             done.Clear();
-            _channel.SendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, done[.._owed]);
+            done = done[.._owed];
+            if (!waits)
+            {
+                if (!_channel.TrySendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, done))
+                {
+                    return false;
+                }
+            }
+            else
+            {
+                _channel.SendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, done);
+            }
+
             _owed = 0;
         }
+
+        return true;
     }
 
     private MessageRule Check(MessageHeader header, FrontendRequest request)
@@ -314,7 +425,7 @@ public sealed class VhostUserSession : IDisposable
                 break;
             case IotlbMessageType.Invalidate:
                 _rings.InvalidateTranslation(SessionIotlb.RangeOf(message));
-                _invalidated = true;
+                _mustSettle = true;
                 break;
             default:
                 throw new VhostUserProtocolException($"IotlbMsg of type {(int)message.Type}; update (2) and invalidate (3) are right");

@@ -33,6 +33,12 @@ internal sealed class VringTable : IDisposable
 
     public bool HasInbandNotifications { get; set; }
 
+    /// <summary>How pollers take the front-end's answers. Set once.</summary>
+    public required IIotlbAnswers Answers { get; init; }
+
+    /// <summary>Whether a ring would run if its parts were mapped.</summary>
+    public bool IsAnyWaiting => Array.Exists(_rings, r => r.IsWaitingForTranslation);
+
     private bool IsPacked => Features.HasFlag(VirtioFeatures.RingPacked);
 
     public void SetFeatures(VirtioFeatures features) => WhileStopped(() => Features = features);
@@ -178,6 +184,12 @@ internal sealed class VringTable : IDisposable
             }
         }
 
+        RestartWaiting();
+    }
+
+    /// <summary>Starts rings whose parts are mapped by now, and asks for the others' again when that is due.</summary>
+    public void RestartWaiting()
+    {
         foreach (Vring ring in _rings)
         {
             if (ring.IsWaitingForTranslation)
@@ -186,6 +198,10 @@ internal sealed class VringTable : IDisposable
             }
         }
     }
+
+    /// <summary>Whether a change there concerns no ring itself, only buffers.</summary>
+    public bool IsOutsideRings(IovaRange range) =>
+        !Array.Exists(_rings, r => r.IsWaitingForTranslation || (r.IsRunning && IsIn(r, range)));
 
     /// <summary>Forgets translations; rings that lie there stand still. Others may use them until <see cref="SettleInvalidations"/>.</summary>
     public void InvalidateTranslation(IovaRange range)
@@ -350,7 +366,7 @@ internal sealed class VringTable : IDisposable
             Features = Features,
             Addresses = resolved,
             Memory = Memory,
-            Iotlb = ring.Iotlb = isTranslated ? _iotlb.View() : null,
+            Iotlb = ring.Iotlb = isTranslated ? _iotlb.View(Answers) : null,
             Position = ring.Position,
             // "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the ring starts directly in the enabled state."
             Enabled = ring.IsEnabled || !Features.HasFlag(VhostFeatures.ProtocolFeatures),

@@ -109,6 +109,40 @@ public sealed class IotlbSessionTests : IDisposable
     }
 
     [TestMethod]
+    public void A_ring_asks_again_for_pages_that_were_not_mapped_when_it_asked()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        IovaRange ring = IovaRange.Of(new Iova(IotlbGuest.RingBase), Page);
+        _guest.Iommu!.Unmap(ring);
+        _guest.Frontend.Invalidate(ring);
+        Until(() => _guest.Frontend.Unanswered != 0, "the ring did not ask for its page again");
+        long updates = _backend.Session.Iotlb.Updates;
+        _guest.Iommu.Map(ring, _guest.Region.Frontend, DmaAccess.ReadWrite);
+        Until(() => _backend.Session.Iotlb.Updates != updates, "the ring did not ask once more");
+        HearAll();
+        RoundTrip(2);
+    }
+
+    [TestMethod]
+    public void A_poller_takes_the_answers_that_it_waits_for_and_leaves_the_rest_to_the_session()
+    {
+        MapBuffers();
+        for (byte seed = 1; _backend.Session.MessagesOfPollers == 0; seed = (byte)((seed % 100) + 1))
+        {
+            RoundTrip(seed);
+            _guest.Frontend.Invalidate(IovaRange.Of(Base, 4 * Page));
+        }
+
+        // Rings and everything else are the session's business, also right behind a poller's answer.
+        _guest.Frontend.Invalidate(IovaRange.Of(new Iova(IotlbGuest.RingBase), Page), IovaRange.Of(Base, Page));
+        RoundTrip(101);
+        Assert.AreEqual(1ul, _guest.Frontend.SendIotlb(new IotlbMessage { Iova = Base, Size = 0, Type = IotlbMessageType.Update }));
+        RoundTrip(102);
+        Assert.AreNotEqual(0u, _guest.Frontend.StopRing(1), "the ring was used, and the session stopped it");
+    }
+
+    [TestMethod]
     [DataRow(VirtioFeatures.Version1)]
     [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked)]
     public void A_ring_over_pages_that_are_not_neighbours_here_works(VirtioFeatures features)

@@ -83,6 +83,22 @@ public sealed class IotlbQuestionTests
     }
 
     [TestMethod]
+    [DataRow(DmaAccess.Read)]
+    [DataRow(DmaAccess.Write)]
+    [DataRow(DmaAccess.ReadWrite)]
+    public void What_was_answered_and_taken_away_is_asked_again(DmaAccess access)
+    {
+        var iotlb = new DeviceIotlb(missTimeout: TimeSpan.FromDays(1));
+        var question = new IotlbQuestion(new Iova(0x1000), access, false);
+        var page = IovaRange.Of(question.Address, IotlbQuestion.PageSize);
+        var sent = new IotlbQuestion[1];
+        Assert.AreEqual(1, iotlb.Questions.Pick([question], sent));
+        iotlb.Update(new IotlbRange(page, new HostAddress(0x5000), DmaAccess.ReadWrite));
+        iotlb.Invalidate(page);
+        Assert.AreEqual(1, iotlb.Questions.Pick([question], sent));
+    }
+
+    [TestMethod]
     public void A_miss_is_asked_again_sooner_once_a_later_one_was_answered()
     {
         var questions = new IotlbQuestions(new DeviceIotlb(), TimeSpan.Zero, TimeSpan.FromDays(1));

@@ -1,0 +1,143 @@
+using System.Diagnostics;
+using Vfio.Linux;
+
+namespace Vfio.VhostUser;
+
+/// <summary>Whose turn it is to take messages from a session's socket. It is the turn of the session's own thread, which sleeps until
+/// some come, except while a poller waits for translations: then the poller takes the front-end's answers and revocations itself,
+/// between two of its batches, and nobody has to be woken for them.</summary>
+/// <remarks>A poller never waits here: when it is not its turn it does other work. What is not for it to decide it leaves to the
+/// session's thread, which takes the turn back whenever it runs.</remarks>
+internal sealed class SessionTurn : IIotlbAnswers, IDisposable
+{
+    // How long after its last message a poller goes on looking, each time a system call that mostly finds nothing.
+    private static readonly long Attention = Stopwatch.Frequency / 5000;
+
+    private readonly Lock _turn = new();
+    private readonly EventWaiter _waiter = new();
+    private readonly EventFd _wake = new();
+    private readonly FileDescriptor _socket;
+    private readonly PollersShare _take;
+    private bool _isPollers;
+    private long _last;
+
+    /// <summary>It is the turn of the session's thread.</summary>
+    /// <param name="socket">The session's socket.</param>
+    /// <param name="take">Takes what a poller may take.</param>
+    /// <exception cref="LinuxException">There are no more descriptors.</exception>
+    public SessionTurn(FileDescriptor socket, PollersShare take)
+    {
+        _socket = socket;
+        _take = take;
+        try
+        {
+            _waiter.Add(_wake.Descriptor);
+            _waiter.Add(socket);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Takes messages on a poller's thread, without waiting.</summary>
+    /// <param name="left">Whether something is left that only the session's thread can do.</param>
+    /// <returns>How many were taken.</returns>
+    public delegate int PollersShare(out bool left);
+
+    /// <inheritdoc/>
+    // ORDER: a hint; Take looks again in its turn.
+    public bool AreAwaited => Volatile.Read(ref _isPollers);
+
+    /// <summary>For the session's thread: sleeps until there may be something to do.</summary>
+    /// <param name="timeout">How long at most.</param>
+    public void Sleep(TimeSpan timeout) => _waiter.Wait(timeout);
+
+    /// <summary>For the session's thread: takes the turn, also back from a poller. End it with <see cref="End"/>.</summary>
+    public void Begin()
+    {
+        _turn.Enter();
+        _wake.Take();
+        GiveBack();
+    }
+
+    /// <summary>Ends what <see cref="Begin"/> began.</summary>
+    public void End() => _turn.Exit();
+
+    /// <inheritdoc/>
+    public void Await()
+    {
+        if (_isPollers || !_turn.TryEnter())
+        {
+            return;
+        }
+
+        try
+        {
+            _waiter.Pause(_socket);
+            _last = Stopwatch.GetTimestamp();
+            // ORDER: as for AreAwaited.
+            Volatile.Write(ref _isPollers, true);
+        }
+        finally
+        {
+            _turn.Exit();
+        }
+    }
+
+    /// <inheritdoc/>
+    public bool Take()
+    {
+        if (!_turn.TryEnter())
+        {
+            return false;
+        }
+
+        try
+        {
+            if (!_isPollers)
+            {
+                return false;
+            }
+
+            int taken = _take(out bool left);
+            long now = Stopwatch.GetTimestamp();
+            _last = taken != 0 ? now : _last;
+            if (left || now - _last > Attention)
+            {
+                GiveBack();
+            }
+
+            if (left)
+            {
+                // It may have been received already, and the socket be silent.
+                _wake.Signal();
+            }
+
+            return taken != 0;
+        }
+        finally
+        {
+            _turn.Exit();
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _waiter.Dispose();
+        _wake.Dispose();
+    }
+
+    private void GiveBack()
+    {
+        if (_isPollers)
+        {
+            // ORDER: as for AreAwaited.
+            Volatile.Write(ref _isPollers, false);
+            // What came meanwhile wakes the session's thread now.
+            _waiter.Resume(_socket);
+        }
+    }
+}
