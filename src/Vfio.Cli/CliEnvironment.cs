@@ -57,5 +57,6 @@ internal sealed class CliEnvironment
         new(new SafeFileHandle(number, ownsHandle: false), access, bufferSize: 0);
 
     /// <summary>An engine that meets the same.</summary>
-    public Engine NewEngine() => new(Kernel, Sysfs);
+    /// <param name="log">Takes a line for each thing that happens on a port and is worth one.</param>
+    public Engine NewEngine(Action<string> log) => new(Kernel, Sysfs, log);
 }

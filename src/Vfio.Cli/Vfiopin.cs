@@ -61,6 +61,7 @@ internal static class Vfiopin
         root.Subcommands.Add(DirtyVerbs.Build(verbs));
         root.Subcommands.Add(AttachVerb.Build(verbs));
         root.Subcommands.Add(DoctorVerb.Build(verbs));
+        root.Subcommands.Add(PortVerbs.Build(verbs));
         root.Subcommands.Add(VhostUserNetVerb.Build(verbs));
 
         HelpOption help = root.Options.OfType<HelpOption>().Single();

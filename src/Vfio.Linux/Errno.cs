@@ -74,6 +74,9 @@ public enum Errno
     /// <summary>Value too large for its type.</summary>
     EOVERFLOW = 75,
 
+    /// <summary>Not a socket.</summary>
+    ENOTSOCK = 88,
+
     /// <summary>Operation not supported.</summary>
     EOPNOTSUPP = 95,
 

@@ -25,37 +25,46 @@ public sealed unsafe class EventWaiter : IDisposable
 
     /// <summary>Watches a descriptor; one that is signalled already wakes at once.</summary>
     /// <param name="descriptor">The descriptor. It must be removed before it is closed, as its peer keeps it open.</param>
+    /// <param name="tag">Told by <see cref="Wait"/> when it was signalled.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
-    public void Add(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_ADD, descriptor, Signalled);
+    public void Add(FileDescriptor descriptor, ulong tag) => Control(Epoll.EPOLL_CTL_ADD, descriptor, Signalled, tag);
 
     /// <summary>Sleeps through a descriptor's signals until <see cref="Resume"/>; the end of a connection still wakes.</summary>
     /// <param name="descriptor">A descriptor that was added.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
-    public void Pause(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Epoll.EPOLLET);
+    public void Pause(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Epoll.EPOLLET, 0);
 
     /// <summary>Watches it again; one that is signalled by then wakes at once.</summary>
     /// <param name="descriptor">A descriptor that was added.</param>
+    /// <param name="tag">As for <see cref="Add"/>.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
-    public void Resume(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Signalled);
+    public void Resume(FileDescriptor descriptor, ulong tag) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Signalled, tag);
 
     /// <summary>Watches it no longer.</summary>
     /// <param name="descriptor">The descriptor.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
-    public void Remove(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_DEL, descriptor, 0);
+    public void Remove(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_DEL, descriptor, 0, 0);
 
     /// <summary>Sleeps.</summary>
     /// <param name="timeout">How long at most; <see cref="Timeout.InfiniteTimeSpan"/> for ever.</param>
-    /// <returns>How many descriptors were signalled, at most 16 at a time; 0 when the time ran out.</returns>
+    /// <param name="tags">Filled from the front with the tags of those that were signalled; not empty. At most 16 come at a time.</param>
+    /// <returns>How many descriptors were signalled; 0 when the time ran out.</returns>
     /// <exception cref="LinuxException">epoll_wait(2) failed.</exception>
-    public int Wait(TimeSpan timeout)
+    public int Wait(TimeSpan timeout, Span<ulong> tags)
     {
+        ArgumentOutOfRangeException.ThrowIfZero(tags.Length, nameof(tags));
         epoll_event* events = stackalloc epoll_event[Batch];
         int milliseconds = timeout == Timeout.InfiniteTimeSpan ? -1 : (int)Math.Min(timeout.TotalMilliseconds, int.MaxValue);
         // SAFETY: room for Batch events.
-        int result = LibC.epoll_wait(_descriptor.Number, events, Batch, milliseconds);
+        int result = LibC.epoll_wait(_descriptor.Number, events, Math.Min(Batch, tags.Length), milliseconds);
         if (result < 0 && LibC.errno != (int)Errno.EINTR)
         {
             throw new LinuxException("epoll_wait", (Errno)LibC.errno, string.Empty);
+        }
+
+        for (int i = 0; i < result; i++)
+        {
+            tags[i] = events[i].data;
         }
 
         return Math.Max(result, 0);
@@ -64,10 +73,10 @@ public sealed unsafe class EventWaiter : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _descriptor.Dispose();
 
-    private void Control(int operation, FileDescriptor descriptor, uint events)
+    private void Control(int operation, FileDescriptor descriptor, uint events, ulong tag)
     {
         ArgumentNullException.ThrowIfNull(descriptor);
-        var wanted = new epoll_event { events = events };
+        var wanted = new epoll_event { events = events, data = tag };
         // SAFETY: a local.
         if (LibC.epoll_ctl(_descriptor.Number, operation, descriptor.Number, &wanted) < 0)
         {

@@ -49,6 +49,17 @@ public sealed class FileDescriptor : SafeHandle
             : new FileDescriptor(kernel, result);
     }
 
+    /// <summary>Another descriptor of this process for the same open file, close-on-exec.</summary>
+    /// <returns>The descriptor.</returns>
+    /// <exception cref="LinuxException">fcntl(2) failed: EBADF where there is no such descriptor.</exception>
+    public FileDescriptor Duplicate()
+    {
+        int result = LibC.fcntl(Number, Fcntl.F_DUPFD_CLOEXEC, 0);
+        return result < 0
+            ? throw new LinuxException("fcntl(F_DUPFD_CLOEXEC)", (Errno)LibC.errno, $"descriptor {Number}")
+            : new FileDescriptor(LinuxKernel.Instance, result);
+    }
+
     /// <inheritdoc/>
     protected override bool ReleaseHandle() => _kernel.Close((int)handle) >= 0;
 }

@@ -13,8 +13,9 @@ public sealed record NoParameters
 /// <param name="Version">The program's version.</param>
 /// <param name="ProcessId">The daemon's process.</param>
 /// <param name="Pools">How many pools it holds.</param>
+/// <param name="Ports">How many network ports it serves.</param>
 /// <param name="Collections">Garbage collections since its start; it stands still while nothing is asked of the daemon.</param>
-public sealed record DaemonInfo(string Version, int ProcessId, int Pools, int Collections);
+public sealed record DaemonInfo(string Version, int ProcessId, int Pools, int Ports, int Collections);
 
 /// <summary>Operations on the daemon itself.</summary>
 public static class DaemonOperations
@@ -28,5 +29,6 @@ public static class DaemonOperations
             typeof(DaemonOperations).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "unknown",
             Environment.ProcessId,
             engine.PoolCount,
+            engine.Net.Ports.Count,
             GC.CollectionCount(0)));
 }

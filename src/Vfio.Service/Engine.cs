@@ -3,7 +3,7 @@ using Vfio.Linux;
 
 namespace Vfio.Service;
 
-/// <summary>Pools and devices by name: what the daemon holds, and what a verb without a daemon hosts in its own process.</summary>
+/// <summary>Pools, devices and ports by name: what the daemon holds, and what a verb without a daemon hosts in its own process.</summary>
 /// <remarks>Thread-safe. Disposing takes memory from the devices only after they are closed or stopped.</remarks>
 public sealed class Engine : IDisposable
 {
@@ -16,10 +16,13 @@ public sealed class Engine : IDisposable
     /// <summary>Makes an engine with no pools.</summary>
     /// <param name="kernel">The kernel; the running one by default.</param>
     /// <param name="sysfs">Where <c>/sys</c> and <c>/proc</c> are; the real ones by default.</param>
-    public Engine(IKernel? kernel = null, Sysfs? sysfs = null)
+    /// <param name="log">Takes a line for each thing that happens on a port and is worth one, from any thread; nobody by default.</param>
+    public Engine(IKernel? kernel = null, Sysfs? sysfs = null, Action<string>? log = null)
     {
         Kernel = kernel ?? LinuxKernel.Instance;
         Bus = new PciBus(sysfs);
+        Net = new NetEngine(log ?? (static _ => { }));
+        Ports = new EnginePorts(this, Net);
     }
 
     /// <summary>The kernel that is asked.</summary>
@@ -27,6 +30,9 @@ public sealed class Engine : IDisposable
 
     /// <summary>The PCI devices of the machine.</summary>
     public PciBus Bus { get; }
+
+    /// <summary>The network ports, as they are served.</summary>
+    public NetEngine Net { get; }
 
     /// <summary>How many pools there are.</summary>
     public int PoolCount
@@ -39,6 +45,8 @@ public sealed class Engine : IDisposable
             }
         }
     }
+
+    internal EnginePorts Ports { get; }
 
     internal IReadOnlyList<EnginePool> Pools
     {
@@ -55,6 +63,8 @@ public sealed class Engine : IDisposable
     /// <exception cref="LinuxException">A pool could not be unpinned; the others were.</exception>
     public void Dispose()
     {
+        // Before the pools that their frames are in.
+        Ports.Dispose();
         lock (_gate)
         {
             if (_disposed)

@@ -25,6 +25,10 @@ public static class Operations
         BlockOperations.Info,
         BlockOperations.Read,
         BlockOperations.Write,
+        PortOperations.Add,
+        PortOperations.List,
+        PortOperations.Show,
+        PortOperations.Remove,
     ];
 
     // Below All, which it is made from: static initialisers run in the order of the text.

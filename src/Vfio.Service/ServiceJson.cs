@@ -31,4 +31,7 @@ namespace Vfio.Service;
 [JsonSerializable(typeof(BlockInfo))]
 [JsonSerializable(typeof(BlockTransferRequest))]
 [JsonSerializable(typeof(BlockTransferResult))]
+[JsonSerializable(typeof(PortRequest))]
+[JsonSerializable(typeof(PortName))]
+[JsonSerializable(typeof(PortInfo[]))]
 public sealed partial class ServiceJson : JsonSerializerContext;

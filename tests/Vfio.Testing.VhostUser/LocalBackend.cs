@@ -25,17 +25,10 @@ public sealed class LocalBackend : IDisposable
             BufferSize = FrameBatch.BufferSize,
             TrackDirty = false,
         });
-        _engine = new NetEngine(
-            new NetEngineOptions
-            {
-                Mode = mode,
-                // Nobody connects there: the session below stands in for the engine's own.
-                Ports = [new NetPortOptions("iotlb") { SocketPath = Path.Combine(_directory, "socket") }],
-            },
-            _pool,
-            Note);
+        _engine = new NetEngine(Note);
+        // Nobody connects there: the session below stands in for the port's own.
+        IVhostUserDevice port = _engine.Add(new NetPortOptions("iotlb") { SocketPath = Path.Combine(_directory, "socket"), Mode = mode }, _pool);
         (UnixSocket ours, Socket) = UnixSocket.Pair();
-        IVhostUserDevice port = _engine.Ports[0];
         Session = new VhostUserSession(ours, wrap is null ? port : wrap(port), Note);
         _thread = new Thread(Session.Run) { Name = "session", IsBackground = true };
         _thread.Start();

@@ -74,16 +74,8 @@ internal sealed class Backend : IDisposable
             TrackDirty = false,
             Checked = false,
         });
-        using var engine = new NetEngine(
-            new NetEngineOptions
-            {
-                Mode = ForwardMode.RxOnly,
-                Ports = [new NetPortOptions("bench") { SocketPath = socket }],
-                Processors = [new Processor(1)],
-            },
-            pool,
-            Console.Error.WriteLine);
-        engine.Start();
+        using var engine = new NetEngine(Console.Error.WriteLine);
+        engine.Add(new NetPortOptions("bench") { SocketPath = socket, Mode = ForwardMode.RxOnly, Processors = [new Processor(1)] }, pool);
         // Until the one who started it is gone, or closes its end.
         while (Console.In.Read() >= 0)
         {

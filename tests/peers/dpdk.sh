@@ -1,7 +1,8 @@
 #!/bin/bash
 # DPDK's front-end (virtio-user in testpmd) against vfiopin vhost-user-net: each forward mode, both ring layouts, mergeable
 # buffers or not, in order or not, one and two pairs of queues, frames of 64 to 9000 bytes. Frames come from files and go to
-# files, which are compared byte by byte, in order; the program's own totals are checked against them.
+# files, which are compared byte by byte, in order; the program's own totals are checked against them. Then either side is
+# killed while frames go round, and started again.
 #
 #     tests/peers/dpdk.sh [SEED [PART]]     PART: only the cases whose arguments (below) have it
 set -euo pipefail
@@ -170,6 +171,82 @@ plenty() {
     (($(size "$1") > 200000))
 }
 
+# seen: how many frames the reader has seen and found to be sent ones.
+seen() {
+    local last
+    last=$(tail -n 1 "$work/reader.log" 2>/dev/null) || true
+    [[ $last =~ ^[0-9]+$ ]] && echo "$last" || echo 0
+}
+
+# more_than N: whether it has seen more, or found one that was never sent.
+more_than() {
+    ended "$reader" || (($(seen) > $1))
+}
+
+# endless OPTIONS: a front-end that sends the same frames over and over, and a reader that checks each that comes back.
+endless() {
+    mkfifo "$work/net_pcap0.0"
+    start reader "$frames" among "$work/small.0" "$work/net_pcap0.0"
+    reader=$started
+    start_frontend 1 io "net_pcap0,rx_pcap=$work/small.0,tx_pcap=$work/net_pcap0.0,infinite_rx=1" "net_virtio_user0,queue_size=1024,$1"
+}
+
+# flow WHEN: waits until many more frames have gone round.
+flow() {
+    until_true 40 more_than $(($(seen) + 50000)) && ! ended "$reader" \
+        || fail "$label: $1" "$work/reader.log" "$work/front-end.log" "$work/backend.log"
+}
+
+# killed PROCESS: without warning; it has not ended before.
+killed() {
+    local code=0
+    stop "$1" KILL 10 || code=$?
+    ((code == 137)) || fail "$label: a program had ended by itself ($code)" "$work/front-end.log" "$work/backend.log"
+}
+
+# The front-end is killed, and another one meets the same back-end: front_again OPTIONS
+front_again() {
+    label="the front-end is killed and started again$1"
+    clean
+    start_backend backend 1 --forward io --cores "$last"
+    endless "path=$work/backend.0$1"
+    flow "no frames before the kill"
+    killed "$frontend"
+    until_true 10 ended "$reader" || fail "$label: the reader did not end"
+    stop "$reader" TERM 5 || fail "$label" "$work/reader.log"
+    clean
+    start_frontend 1 io "$(files net_pcap0 small 1)" "net_virtio_user0,path=$work/backend.0,queue_size=1024$1"
+    until_true 40 arrived net_pcap0 small 1 || true
+    finish_case || return 0
+    compare net_pcap0 small 1
+}
+
+serve() {
+    start backend "$vfiopin" vhost-user-net --client --socket-path "$work/server.0" --forward io --cores "$last"
+    backend=$started
+}
+
+# The back-end is killed, twice, and another one connects to the same front-end: back_again OPTIONS
+back_again() {
+    label="the back-end is killed and started again$1"
+    clean
+    rm -f "$work/server.0"
+    serve
+    endless "path=$work/server.0,server=1$1"
+    flow "no frames before the kill"
+    local kill
+    for kill in first second; do
+        killed "$backend"
+        serve
+        flow "no frames after the $kill kill"
+    done
+    stop "$frontend" INT 20 || true
+    stop "$backend" TERM 20 || fail "$label: the back-end ended with $?" "$work/backend.log"
+    ! grep -q 'stopped: the driver broke it\|given up' "$work/backend.log" || fail "$label: a ring stopped" "$work/backend.log"
+    until_true 10 ended "$reader" || fail "$label: the reader did not end"
+    stop "$reader" TERM 5 || fail "$label" "$work/reader.log"
+}
+
 # run FUNCTION ARGUMENT...: a case, again where the front-end was early.
 run() {
     local attempt
@@ -200,5 +277,7 @@ for packed in '' ,packed_vq=1; do
     run make 1518 2 "$packed,in_order=1"
     run make 9000 1 "$packed"
     run make 9000 1 "$packed,mrg_rxbuf=0"
+    run front_again "$packed"
+    run back_again "$packed"
 done
 say "$cases cases, seed $seed"

@@ -26,7 +26,7 @@ internal static class DaemonVerb
         uint? group = groupName is null ? null : GroupFile.Find(groupName)
             ?? throw new UsageException($"--group {groupName}: there is no such group");
         TextWriter log = TextWriter.Synchronized(run.Environment.Error);
-        using Engine engine = run.Environment.NewEngine();
+        using Engine engine = run.Environment.NewEngine(line => log.WriteLine($"vfiopin daemon: {line}"));
         using (new ControlServer(engine, run.SocketPath, log.WriteLine, group))
         {
             log.WriteLine($"vfiopin daemon: listening at {run.SocketPath}");

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
 using Vfio.Service;
-using Vfio.VhostUser;
 
 namespace Vfio.Cli.Verbs;
 
@@ -28,16 +27,27 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
     public static void Totals(TextWriter output, NetEngine engine, TimeSpan elapsed)
     {
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{elapsed.TotalSeconds:F1} s, {engine.Sessions} sessions, {engine.Pollers.Sum(p => p.Kicks)} kicks"));
-        Total(output, "from guests", engine.Total(fromGuests: true));
-        Total(output, "to guests", engine.Total(fromGuests: false));
+            $"{elapsed.TotalSeconds:F1} s, {engine.Ports.Sum(p => p.Sessions)} sessions"));
+        Total(output, "from guests", TrafficInfo.Of(engine.Total(fromGuests: true)));
+        Total(output, "to guests", TrafficInfo.Of(engine.Total(fromGuests: false)));
     }
 
-    private static void Total(TextWriter output, string direction, NetQueueCounters counters)
+    /// <summary>Drops with their causes in words.</summary>
+    public static (string Cause, long Count)[] Causes(DropInfo drops) =>
+    [
+        ("the ring was disabled", drops.Disabled),
+        ("too short or too long to be a frame", drops.Length),
+        ("the header asks for what cannot be done", drops.Header),
+        ("larger than the driver's buffers", drops.TooLarge),
+        ("segments that the driver does not take", drops.Offload),
+        ("no buffer in time, or no guest", drops.NoBuffer),
+    ];
+
+    private static void Total(TextWriter output, string direction, TrafficInfo traffic)
     {
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{direction}: {counters.Frames} frames, {counters.Bytes} bytes, {counters.Bursts} bursts, {counters.Calls} calls, {counters.Dropped} dropped"));
-        foreach ((string cause, long count) in Causes(counters))
+            $"{direction}: {traffic.Frames} frames, {traffic.Bytes} bytes, {traffic.Bursts} bursts, {traffic.Kicks} kicks, {traffic.Calls} calls, {traffic.Dropped} dropped"));
+        foreach ((string cause, long count) in Causes(traffic.Drops))
         {
             if (count != 0)
             {
@@ -45,14 +55,4 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
             }
         }
     }
-
-    private static (string Cause, long Count)[] Causes(NetQueueCounters counters) =>
-    [
-        ("the ring was disabled", counters.DroppedDisabled),
-        ("too short or too long to be a frame", counters.DroppedLength),
-        ("the header asks for what cannot be done", counters.DroppedHeader),
-        ("larger than the driver's buffers", counters.DroppedTooLarge),
-        ("segments that the driver does not take", counters.DroppedOffload),
-        ("no buffer in time, or no guest", counters.DroppedNoBuffer),
-    ];
 }

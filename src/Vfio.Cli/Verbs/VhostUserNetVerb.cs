@@ -1,17 +1,17 @@
 using System.CommandLine;
 using System.Diagnostics;
-using System.Globalization;
 using Vfio.Linux;
 using Vfio.Service;
-using Vfio.VhostUser;
-using Vfio.Virtio;
 
 namespace Vfio.Cli.Verbs;
 
 /// <summary><c>vfiopin vhost-user-net</c>: a network back-end in the foreground, by the conventions for back-end programs of the
-/// vhost-user specification.</summary>
+/// vhost-user specification. It hosts the same ports as the daemon.</summary>
 internal sealed class VhostUserNetVerb
 {
+    // A month: what a wait handle takes.
+    private const double LongestWait = 24 * 3600 * 24;
+
     private readonly Option<string[]> _socketPath = new("--socket-path")
     {
         Description = "Where the front-end's socket is; twice for two machines back to back",
@@ -20,35 +20,9 @@ internal sealed class VhostUserNetVerb
     };
 
     private readonly Option<int?> _descriptor = new("--fd") { Description = "A connected socket that was inherited", HelpName = "FDNUM" };
-    private readonly Option<bool> _client = new("--client") { Description = "Connect to the socket, and again when the front-end comes back" };
-
-    private readonly Option<ForwardMode> _forward = new("--forward")
-    {
-        Description = "What to do with frames: rxonly (drop), txonly (generate), io (send on, or back), macswap",
-        DefaultValueFactory = _ => ForwardMode.Io,
-    };
-
-    private readonly Option<string?> _cores = new("--cores") { Description = "Processors, a poller on each, such as 1 or 2,3", HelpName = "LIST" };
-    private readonly Option<int> _queues = new("--queues") { Description = "Pairs of queues of each port", DefaultValueFactory = _ => 1 };
-    private readonly Option<ulong?> _poolSize = SizeParser.Option("--pool-size", "Memory for frames; 4MiB for each pair of queues by default");
-    private readonly Option<string?> _device = new("--device") { Description = "Pin the memory for this device", HelpName = "BDF" };
-    private readonly Option<int> _frameSize = new("--frame-size") { Description = "Bytes of a generated frame", DefaultValueFactory = _ => 64 };
+    private readonly PortShape _shape = new();
     private readonly Option<double?> _statsInterval = new("--stats-interval") { Description = "Print rates so often", HelpName = "SECONDS" };
     private readonly Option<double?> _duration = new("--duration") { Description = "End after so long", HelpName = "SECONDS" };
-    private readonly Option<bool> _printCapabilities = new("--print-capabilities") { Description = "Print what this back-end can do as JSON, and end" };
-
-    private readonly Option<string> _pageSize = new("--page-size")
-    {
-        Description = "Pages of that memory, in order of preference: 1GiB, 2MiB, thp, 4KiB",
-        DefaultValueFactory = _ => "2MiB,thp",
-        HelpName = "LIST",
-    };
-
-    private readonly Option<string?> _featureMask = new("--feature-mask")
-    {
-        Description = "Virtio features that may be offered, 64 bits in hexadecimal",
-        HelpName = "MASK",
-    };
 
     public static Command Build(VerbBuilder verbs)
     {
@@ -61,57 +35,70 @@ internal sealed class VhostUserNetVerb
                 "vfiopin vhost-user-net --socket-path /run/vm0.sock --socket-path /run/vm1.sock --forward io",
             ],
             [
-                verb._socketPath, verb._descriptor, verb._client, verb._forward, verb._cores, verb._queues, verb._poolSize,
-                verb._pageSize, verb._device, verb._featureMask, verb._frameSize, verb._statsInterval, verb._duration,
-                verb._printCapabilities,
+                verb._socketPath, verb._descriptor, .. verb._shape.Options, verb._statsInterval, verb._duration, CapabilitiesOption.For("net"),
             ],
             verb.Run);
     }
 
     private int Run(Invocation run)
     {
-        if (run.Get(_printCapabilities))
-        {
-            run.Environment.Out.WriteLine("{\"type\": \"net\"}");
-            return Vfiopin.Done;
-        }
-
-        NetEngineOptions options = Options(run);
-        using PinnedPool pool = NewPool(run, options);
+        TimeSpan left = Seconds(run, _duration) ?? Timeout.InfiniteTimeSpan;
+        TimeSpan? interval = Seconds(run, _statsInterval);
+        (string, string?)[] names = Names(run);
+        PortRequest[] requests = _shape.Requests(run, names);
         TextWriter log = TextWriter.Synchronized(run.Environment.Error);
-        using var engine = new NetEngine(options, pool, log.WriteLine);
+        using Engine engine = run.Environment.NewEngine(log.WriteLine);
         var clock = Stopwatch.StartNew();
-        engine.Start();
-        using var ended = CancellationTokenSource.CreateLinkedTokenSource(run.Cancellation);
-        if (run.Get(_descriptor) is not null)
+        using (FileDescriptor? inherited = run.Get(_descriptor) is { } number ? new FileDescriptor(LinuxKernel.Instance, number) : null)
         {
-            _ = engine.Ended.ContinueWith(_ => ended.Cancel(), TaskScheduler.Default);
+            var context = new OperationContext
+            {
+                Cancellation = run.Cancellation,
+                Descriptors = inherited is null ? [] : [inherited],
+            };
+            foreach (PortRequest request in requests)
+            {
+                PortOperations.Add.Run(engine, request, context);
+            }
         }
 
-        WaitAndReport(run, engine, ended.Token);
-        NetReport.Totals(run.Environment.Out, engine, clock.Elapsed);
-        return Vfiopin.Done;
+        using var ended = CancellationTokenSource.CreateLinkedTokenSource(run.Cancellation);
+        _ = engine.Net.Ended.ContinueWith(_ => ended.Cancel(), TaskScheduler.Default);
+        WaitAndReport(run, engine.Net, left, interval, ended.Token);
+        NetReport.Totals(run.Environment.Out, engine.Net, clock.Elapsed);
+        return engine.Net.Ports.Any(p => p.State == PortState.Failed) ? Vfiopin.Failed : Vfiopin.Done;
     }
 
-    private void WaitAndReport(Invocation run, NetEngine engine, CancellationToken ended)
+    private static void WaitAndReport(Invocation run, NetEngine engine, TimeSpan duration, TimeSpan? interval, CancellationToken ended)
     {
-        TimeSpan left = run.Get(_duration) is { } seconds ? TimeSpan.FromSeconds(seconds) : Timeout.InfiniteTimeSpan;
-        if (run.Get(_statsInterval) is not { } interval)
-        {
-            ended.WaitHandle.WaitOne(left);
-            return;
-        }
-
         var rates = new NetReport(run.Environment.Out, engine);
         var clock = Stopwatch.StartNew();
-        while ((left == Timeout.InfiniteTimeSpan || clock.Elapsed < left)
-            && !ended.WaitHandle.WaitOne(TimeSpan.FromSeconds(interval)))
+        bool isEndless = duration == Timeout.InfiniteTimeSpan;
+        while (isEndless || clock.Elapsed < duration)
         {
-            rates.Show();
+            TimeSpan left = isEndless ? Timeout.InfiniteTimeSpan : duration - clock.Elapsed;
+            left = left < TimeSpan.Zero && !isEndless ? TimeSpan.Zero : left;
+            bool isReport = interval is { } pause && (isEndless || pause < left);
+            if (ended.WaitHandle.WaitOne(isReport ? interval!.Value : left))
+            {
+                return;
+            }
+
+            if (isReport)
+            {
+                rates.Show();
+            }
         }
     }
 
-    private NetEngineOptions Options(Invocation run)
+    private static TimeSpan? Seconds(Invocation run, Option<double?> option) => run.Get(option) switch
+    {
+        null => null,
+        > 0 and <= LongestWait and double seconds => TimeSpan.FromSeconds(seconds),
+        double other => throw new UsageException($"{option.Name} {other}: more than 0 seconds, and at most {LongestWait}"),
+    };
+
+    private (string Name, string? SocketPath)[] Names(Invocation run)
     {
         string[] paths = run.Get(_socketPath) ?? [];
         int? descriptor = run.Get(_descriptor);
@@ -120,97 +107,19 @@ internal sealed class VhostUserNetVerb
             throw new UsageException("give --socket-path once or twice, or --fd");
         }
 
-        int queues = run.Get(_queues);
-        if (queues is < 1 or > 128)
+        if (descriptor is < 0)
         {
-            throw new UsageException($"--queues {queues}: 1 to 128 pairs");
+            throw new UsageException($"--fd {descriptor}: the number of a descriptor");
         }
 
-        int frameSize = run.Get(_frameSize);
-        if (frameSize is < Frame.MinLength or > Frame.MaxLength)
+        if (descriptor is not null)
         {
-            throw new UsageException($"--frame-size {frameSize}: {Frame.MinLength} to {Frame.MaxLength} bytes");
+            return [("fd", null)];
         }
 
-        var port = new NetPortOptions("fd")
-        {
-            Descriptor = descriptor,
-            IsClient = run.Get(_client),
-            QueuePairs = queues,
-            FeatureMask = FeatureMask(run.Get(_featureMask)),
-        };
-        return new NetEngineOptions
-        {
-            Mode = run.Get(_forward),
-            FrameSize = frameSize,
-            Processors = Processors(run.Get(_cores)),
-            Ports = descriptor is not null ? [port]
-                : [.. paths.Select(p => port with { Name = Path.GetFileName(p), SocketPath = p })],
-        };
-    }
-
-    private PinnedPool NewPool(Invocation run, NetEngineOptions options)
-    {
-        var backings = new List<MemoryBacking>();
-        foreach (string name in run.Get(_pageSize)!.Split(','))
-        {
-            backings.Add(MemoryBackings.TryParse(name, out MemoryBacking backing)
-                ? backing
-                : throw new UsageException($"--page-size {name}: 1GiB, 2MiB, thp or 4KiB, with commas between"));
-        }
-
-        ulong needed = (ulong)options.Ports.Sum(p => p.QueuePairs) * FrameBatch.Capacity * FrameBatch.BufferSize;
-        ulong page = backings.Max(b => b.PageSize());
-        ulong size = run.Get(_poolSize) ?? needed;
-        if (size < needed)
-        {
-            throw new UsageException($"--pool-size: {needed >> 20} MiB are needed for so many queues");
-        }
-
-        if (run.Get(_device) is { } device)
-        {
-            throw new UsageException($"--device {device}: not possible yet");
-        }
-
-        return PinnedPool.Create(
-            new PinnedPoolOptions
-            {
-                Name = "vhost-user-net",
-                Size = (size + page - 1) / page * page,
-                Backings = backings,
-                BufferSize = FrameBatch.BufferSize,
-            },
-            sysfs: run.Environment.Sysfs);
-    }
-
-    private static VirtioFeatures FeatureMask(string? text)
-    {
-        if (text is null)
-        {
-            return (VirtioFeatures)ulong.MaxValue;
-        }
-
-        string digits = text.StartsWith("0x", StringComparison.OrdinalIgnoreCase) ? text[2..] : text;
-        return ulong.TryParse(digits, NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out ulong bits)
-            ? (VirtioFeatures)bits
-            : throw new UsageException($"--feature-mask {text}: up to 16 hexadecimal digits");
-    }
-
-    private static Processor[] Processors(string? list)
-    {
-        if (list is null)
-        {
-            return [];
-        }
-
-        var processors = new List<Processor>();
-        foreach (string item in list.Split(','))
-        {
-            processors.Add(int.TryParse(item, NumberStyles.None, CultureInfo.InvariantCulture, out int number)
-                ? new Processor(number)
-                : throw new UsageException($"--cores {list}: numbers of processors with commas between"));
-        }
-
-        return [.. processors];
+        // The file's name is what a user knows the port by; where that is no name for a port, or both have it, a number does.
+        bool areNames = paths.Select(Path.GetFileName).Distinct().Count() == paths.Length
+            && paths.All(p => Path.GetFileName(p) is { Length: > 0 and <= 48 } file && file.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '-' or '_'));
+        return [.. paths.Select((p, i) => (areNames ? Path.GetFileName(p) : $"port{i}", (string?)p))];
     }
 }

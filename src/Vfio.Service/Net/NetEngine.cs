@@ -1,9 +1,10 @@
+using Vfio.Linux;
 using Vfio.VhostUser;
 
 namespace Vfio.Service;
 
-/// <summary>A network back-end: ports, the pollers that serve them, and the lanes between.</summary>
-/// <remarks>Made and disposed by one thread.</remarks>
+/// <summary>A network back-end: ports that come and go while others run, the pollers that serve them, and who sends to whom.</summary>
+/// <remarks>Thread-safe; one change at a time.</remarks>
 public sealed class NetEngine : IDisposable
 {
     /// <summary>How long a poller may stay in one batch before what waits for it gives up.</summary>
@@ -12,52 +13,79 @@ public sealed class NetEngine : IDisposable
     // Every kick wakes by itself; this bounds what a front-end that loses one can do to itself.
     internal static readonly TimeSpan LongestSleep = TimeSpan.FromMilliseconds(50);
 
-    private readonly List<PortConnection> _connections = [];
-    private readonly List<NetLane> _lanes = [];
-    private readonly List<Poller> _pollers = [];
-    private readonly List<NetPort> _ports = [];
+    private readonly Lock _change = new();
+    private readonly PollerSet _pollers;
+    private NetPort[] _ports = [];
+    private bool _disposed;
 
-    /// <summary>Makes it and begins to listen; front-ends are served from <see cref="Start"/> on.</summary>
-    /// <param name="options">What it is to do.</param>
-    /// <param name="pool">Where frames are on their way: buffers of <see cref="FrameBatch.BufferSize"/> bytes, 32 for each pair of
-    /// queues of each port. Outlives this object.</param>
+    /// <summary>Makes an engine without ports.</summary>
     /// <param name="log">Takes a line for each thing worth one, from any thread.</param>
-    /// <exception cref="Linux.LinuxException">A socket or the pool would not have it.</exception>
-    public NetEngine(NetEngineOptions options, PinnedPool pool, Action<string> log)
+    public NetEngine(Action<string> log)
     {
-        ArgumentNullException.ThrowIfNull(options);
-        ArgumentOutOfRangeException.ThrowIfLessThan(options.Ports.Count, 1, nameof(options));
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(options.Ports.Count, 2, nameof(options));
         Log = log;
-        try
-        {
-            Build(options, pool);
-        }
-        catch
-        {
-            Dispose();
-            throw;
-        }
+        _pollers = new PollerSet(Grace);
     }
 
-    /// <summary>The ports.</summary>
-    public IReadOnlyList<NetPort> Ports => _ports;
+    /// <summary>The ports at this moment.</summary>
+    // ORDER: acquire of a whole array; pairs with the release where it is replaced.
+    public IReadOnlyList<NetPort> Ports => Volatile.Read(ref _ports);
 
-    /// <summary>The pollers.</summary>
-    public IReadOnlyList<Poller> Pollers => _pollers;
-
-    /// <summary>Sessions that were begun, over all ports.</summary>
-    public int Sessions => _connections.Sum(c => c.Sessions);
-
-    /// <summary>Completed when every inherited connection has ended.</summary>
-    public Task Ended => Task.WhenAll(_connections.Select(c => c.Ended));
+    /// <summary>Completed when no port of now will meet another front-end.</summary>
+    public Task Ended => Task.WhenAll(Ports.Select(p => p.Ended));
 
     internal GracePeriod Grace { get; } = new();
 
     internal Action<string> Log { get; }
 
-    /// <summary>Begins to serve.</summary>
-    public void Start() => _connections.ForEach(c => c.Start());
+    /// <summary>Adds a port, which front-ends may connect to as soon as this returns.</summary>
+    /// <param name="options">What it shall be like.</param>
+    /// <param name="pool">Where its frames are on their way: buffers of <see cref="FrameBatch.BufferSize"/> bytes, 32 for each pair
+    /// of queues. Outlives the port.</param>
+    /// <returns>The port.</returns>
+    /// <exception cref="LinuxException">A name is taken, ports cannot be connected so, or a socket, a processor or the pool would not
+    /// have it; nothing changed.</exception>
+    public NetPort Add(NetPortOptions options, PinnedPool pool)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        lock (_change)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            NetPort? peer = PeerFor(options);
+            var port = new NetPort(options, this);
+            try
+            {
+                port.Pollers.AddRange(_pollers.Acquire(options.Processors));
+                port.MakeLanes(pool);
+                // ORDER: release of a whole array; pairs with the acquire in Ports.
+                Volatile.Write(ref _ports, [.. _ports, port]);
+                port.Connect();
+                if (peer is not null)
+                {
+                    Link(port, peer);
+                }
+
+                port.Start();
+                return port;
+            }
+            catch
+            {
+                TakeDown(port);
+                throw;
+            }
+        }
+    }
+
+    /// <summary>Removes a port: ends its session, waits until no poller touches it, and gives its buffers back.</summary>
+    /// <param name="port">The port.</param>
+    /// <exception cref="TimeoutException">A poller is stuck; the port stays, without a session, and can be removed later.</exception>
+    public void Remove(NetPort port)
+    {
+        ArgumentNullException.ThrowIfNull(port);
+        lock (_change)
+        {
+            TakeDown(port);
+        }
+    }
 
     /// <summary>Everything that happened on rings of one direction, over all ports.</summary>
     /// <param name="fromGuests">True for transmit rings, false for receive rings.</param>
@@ -65,65 +93,83 @@ public sealed class NetEngine : IDisposable
     public NetQueueCounters Total(bool fromGuests)
     {
         var sum = new NetQueueCounters();
-        foreach (NetPort port in _ports)
+        foreach (NetPort port in Ports)
         {
-            for (int i = fromGuests ? 1 : 0; i < port.RingCount; i += 2)
-            {
-                sum.Add(port.Counters[i]);
-            }
+            sum.Add(port.Total(fromGuests));
         }
 
         return sum;
     }
 
-    /// <summary>Ends sessions, then pollers, then gives buffers back.</summary>
+    /// <summary>Removes all ports.</summary>
     public void Dispose()
     {
-        _connections.ForEach(c => c.Dispose());
-        _connections.Clear();
-        _pollers.ForEach(p => p.Dispose());
-        _pollers.Clear();
-        _lanes.ForEach(l => l.Dispose());
-        _lanes.Clear();
-    }
-
-    internal void WakeAll() => _pollers.ForEach(p => p.Wake());
-
-    private void Build(NetEngineOptions options, PinnedPool pool)
-    {
-        bool forwards = options.Mode is ForwardMode.Io or ForwardMode.MacSwap;
-        if (forwards && options.Ports.Any(p => p.QueuePairs != options.Ports[0].QueuePairs))
+        lock (_change)
         {
-            throw new ArgumentException("ports that feed each other have as many pairs of queues, one for one", nameof(options));
-        }
-
-        foreach (NetPortOptions port in options.Ports)
-        {
-            _ports.Add(new NetPort(port, this, forwards));
-        }
-
-        int pollers = Math.Max(1, options.Processors.Count);
-        for (int i = 0; i < pollers; i++)
-        {
-            _pollers.Add(new Poller($"poller-{i}", options.Processors.Count == 0 ? null : options.Processors[i], Grace));
-        }
-
-        int next = 0;
-        foreach (NetPort source in _ports)
-        {
-            // Two ports that forward feed each other; everything else stays on its own port.
-            NetPort target = forwards && _ports.Count == 2 ? _ports.First(p => p != source) : source;
-            for (int pair = 0; pair < source.QueuePairs; pair++)
+            _disposed = true;
+            while (_ports is [.., var last])
             {
-                var lane = new NetLane(options.Mode, source, target, pair, pool, options.FrameSize);
-                _lanes.Add(lane);
-                _pollers[next++ % pollers].Add(lane);
+                TakeDown(last);
             }
         }
+    }
 
-        for (int i = 0; i < _ports.Count; i++)
+    // Whom a new port is to be connected with: whom it names, or who waits for one of its name.
+    private NetPort? PeerFor(NetPortOptions options)
+    {
+        if (_ports.Any(p => p.Name == options.Name))
         {
-            _connections.Add(new PortConnection(_ports[i], options.Ports[i], options.Processors, Log));
+            throw new LinuxException("port add", Errno.EEXIST, options.Name, "there is a port of this name",
+                $"choose another name, or remove that one with: vfiopin port remove {options.Name}");
         }
+
+        NetPort? peer = Array.Find(_ports, p => options.Peer is null ? p.Peer == options.Name : p.Name == options.Peer);
+        string? wrong = (options, peer) switch
+        {
+            ({ Forwards: false }, _) when options.Peer is not null || peer is not null => "only ports that forward (io, macswap) have a peer",
+            _ when options.Peer == options.Name => "a port cannot be its own peer; without one it sends frames back",
+            (_, null) => null,
+            (_, { Options.Forwards: false }) => $"port {peer.Name} does not forward",
+            _ when options.QueuePairs != peer.QueuePairs => $"port {peer.Name} has {peer.QueuePairs} pairs of queues, and this one {options.QueuePairs}: "
+                + "pairs feed each other one for one",
+            _ when peer.Peer is { } other && other != options.Name && _ports.Any(p => p.Name == other) => $"port {peer.Name} is connected with {other}",
+            _ => null,
+        };
+        return wrong is null ? peer : throw new LinuxException("port add", Errno.EINVAL, options.Name, wrong, "look at the ports with: vfiopin port list");
+    }
+
+    // Two lanes must never feed one ring: no lane has a target while it is told another.
+    private void Link(NetPort port, NetPort peer)
+    {
+        NetPort? former = peer.Target;
+        port.Target = peer.Target = null;
+        try
+        {
+            Grace.Wait(StallTimeout);
+        }
+        catch (TimeoutException)
+        {
+            peer.Target = former;
+            throw;
+        }
+
+        (port.Peer, peer.Peer) = (peer.Name, port.Name);
+        (port.Target, peer.Target) = (peer, port);
+    }
+
+    // Each step can be done again when a later one failed.
+    private void TakeDown(NetPort port)
+    {
+        port.Disconnect();
+        foreach (NetPort other in _ports.Where(p => p != port && p.Target == port))
+        {
+            // Until a port of that name is there again its frames go nowhere: back to where they came from they must not.
+            other.Target = null;
+        }
+
+        port.RemoveLanes();
+        _pollers.Release(port.Pollers);
+        // ORDER: as in Add.
+        Volatile.Write(ref _ports, [.. _ports.Where(p => p != port)]);
     }
 }

@@ -13,7 +13,6 @@ internal sealed class NetLane : IPollable, IDisposable
 
     private readonly ForwardMode _mode;
     private readonly NetPort _source;
-    private readonly NetPort _target;
     private readonly int _transmit;
     private readonly int _receive;
     private readonly FrameBatch _batch;
@@ -22,26 +21,24 @@ internal sealed class NetLane : IPollable, IDisposable
     private bool _gaveUp;
 
     /// <summary>Makes the lane.</summary>
-    /// <param name="mode">What it does.</param>
-    /// <param name="source">The port that frames come from.</param>
-    /// <param name="target">The port that they go to; with <see cref="ForwardMode.RxOnly"/> none do.</param>
+    /// <param name="source">The port that frames come from, which says what is done with them and where they go.</param>
     /// <param name="pair">Which pair of queues, the same on both sides.</param>
     /// <param name="pool">Where the buffers are.</param>
-    /// <param name="frameSize">Bytes of the frames of <see cref="ForwardMode.TxOnly"/>.</param>
-    public NetLane(ForwardMode mode, NetPort source, NetPort target, int pair, PinnedPool pool, int frameSize)
+    public NetLane(NetPort source, int pair, PinnedPool pool)
     {
-        _mode = mode;
+        _mode = source.Options.Mode;
         _source = source;
-        _target = target;
         _transmit = (2 * pair) + 1;
         _receive = 2 * pair;
-        _frameSize = frameSize;
+        _frameSize = source.Options.FrameSize;
         _batch = new FrameBatch(pool);
     }
 
     /// <inheritdoc/>
     public bool HasWorkWhileParked => _source.Ring(_transmit) is { AreAnswersAwaited: true }
-        || _target.Ring(_receive) is { AreAnswersAwaited: true };
+        || Destination is { AreAnswersAwaited: true };
+
+    private NetQueue? Destination => _mode == ForwardMode.TxOnly ? _source.Ring(_receive) : _source.Target?.Ring(_receive);
 
     /// <inheritdoc/>
     public bool PollOnce() => _mode switch
@@ -53,23 +50,16 @@ internal sealed class NetLane : IPollable, IDisposable
 
     /// <inheritdoc/>
     public bool WorkWhileParked() =>
-        (_source.Ring(_transmit)?.TakeAnswers() ?? false) | (_target.Ring(_receive)?.TakeAnswers() ?? false);
+        (_source.Ring(_transmit)?.TakeAnswers() ?? false) | (Destination?.TakeAnswers() ?? false);
 
     /// <inheritdoc/>
     public bool EnableNotifications()
     {
-        bool more = (_batch.Count != 0 && _mode != ForwardMode.TxOnly) || HasWorkWhileParked;
-        if (_source.Ring(_transmit) is { } transmit)
-        {
-            more |= transmit.EnableNotifications();
-        }
-
-        if (_mode == ForwardMode.TxOnly && _target.Ring(_receive) is { } receive)
-        {
-            more |= receive.EnableNotifications();
-        }
-
-        return more;
+        // What is left of generated frames is no reason to stay awake: the guest's buffers are.
+        return (_mode != ForwardMode.TxOnly && _batch.Count != 0)
+            | HasWorkWhileParked
+            | MustStay(_source.Ring(_transmit))
+            | (_mode == ForwardMode.TxOnly && _source.Ring(_receive) is { Ring.Enabled: true } receive && MustStay(receive));
     }
 
     /// <inheritdoc/>
@@ -78,7 +68,7 @@ internal sealed class NetLane : IPollable, IDisposable
         _source.Ring(_transmit)?.DisableNotifications();
         if (_mode == ForwardMode.TxOnly)
         {
-            _target.Ring(_receive)?.DisableNotifications();
+            _source.Ring(_receive)?.DisableNotifications();
         }
     }
 
@@ -105,7 +95,7 @@ internal sealed class NetLane : IPollable, IDisposable
 
     private bool Generate()
     {
-        if (_target.Ring(_receive) is not { Ring.Enabled: true } receive)
+        if (_source.Ring(_receive) is not { Ring.Enabled: true } receive)
         {
             return false;
         }
@@ -118,18 +108,19 @@ internal sealed class NetLane : IPollable, IDisposable
 
         int taken = receive.Enqueue(_batch);
         _batch.Refill();
-        Check(_target, receive);
+        Check(_source, receive);
         return taken != 0;
     }
 
     private bool Forward()
     {
         bool any = false;
+        NetPort? target = _source.Target;
         if (_batch.Count == 0)
         {
             if (_source.Ring(_transmit) is not { } transmit || !Fill(transmit))
             {
-                _target.Ring(_receive)?.CallIfOwed();
+                target?.Ring(_receive)?.CallIfOwed();
                 return false;
             }
 
@@ -140,7 +131,7 @@ internal sealed class NetLane : IPollable, IDisposable
             }
         }
 
-        return Deliver() || any;
+        return Deliver(target) || any;
     }
 
     private bool Fill(NetQueue transmit)
@@ -150,20 +141,25 @@ internal sealed class NetLane : IPollable, IDisposable
         return taken != 0;
     }
 
-    private bool Deliver()
+    private bool Deliver(NetPort? target)
     {
         if (_batch.Count == 0)
         {
             return false;
         }
 
-        if (_target.Ring(_receive) is not { Ring.Enabled: true, Error: Virtio.RingError.None } receive)
+        if (target is null)
         {
-            return Drop();
+            return Drop(_source.Counters[_transmit]);
+        }
+
+        if (target.Ring(_receive) is not { Ring.Enabled: true, Error: Virtio.RingError.None } receive)
+        {
+            return Drop(target.Counters[_receive]);
         }
 
         int taken = receive.Enqueue(_batch);
-        Check(_target, receive);
+        Check(target, receive);
         if (taken != 0 || _batch.Count == 0)
         {
             _waitingSince = 0;
@@ -181,15 +177,18 @@ internal sealed class NetLane : IPollable, IDisposable
         }
 
         _gaveUp = !isAsked;
-        return Drop();
+        return Drop(receive.Counters);
     }
 
-    private bool Drop()
+    private bool Drop(NetQueueCounters counters)
     {
-        _target.Counters[_receive].DroppedNoBuffer += _batch.Count;
+        counters.DroppedNoBuffer += _batch.Count;
         _batch.Clear();
         return true;
     }
+
+    // A dead ring has nothing to wait for: whatever is in it stays there, and no kick matters until it is set up anew.
+    private static bool MustStay(NetQueue? queue) => queue is { Error: Virtio.RingError.None } && queue.EnableNotifications();
 
     private static void Check(NetPort port, NetQueue queue)
     {

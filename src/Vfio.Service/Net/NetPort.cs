@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.InteropServices;
 using Vfio.Linux;
 using Vfio.VhostUser;
@@ -8,6 +9,7 @@ namespace Vfio.Service;
 /// <summary>A network device behind one vhost-user socket: its features, its configuration space, and those of its rings that
 /// run now.</summary>
 /// <remarks>The session's thread starts and stops rings; pollers read the current ones without a lock.</remarks>
+[SuppressMessage("Design", "CA1001:Types that own disposable fields should be disposable", Justification = "NetEngine ends it, in steps that can fail")]
 public sealed class NetPort : IVhostUserDevice
 {
     private const VirtioFeatures Offloads = (VirtioFeatures)(NetFeatures.Csum | NetFeatures.GuestCsum
@@ -18,26 +20,64 @@ public sealed class NetPort : IVhostUserDevice
     private readonly NetEngine _engine;
     private readonly NetQueue?[] _rings;
     private readonly NetQueueCounters[] _counters;
-    private readonly bool _forwards;
+    private readonly List<(NetLane Lane, Poller Poller)> _lanes = [];
+    private PortConnection? _connection;
+    private NetPort? _target;
     private int _mtu;
 
-    internal NetPort(NetPortOptions options, NetEngine engine, bool forwards)
+    internal NetPort(NetPortOptions options, NetEngine engine)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(options.QueuePairs);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(options.QueuePairs, 128);
         _options = options;
         _engine = engine;
-        _forwards = forwards;
         _mtu = options.Mtu;
         _rings = new NetQueue?[RingCount];
         _counters = [.. Enumerable.Range(0, RingCount).Select(_ => new NetQueueCounters())];
+        Peer = options.Peer;
+        Target = Peer is null ? this : null;
     }
 
-    /// <summary>How the port is called in messages.</summary>
+    /// <summary>How the port is called.</summary>
     public string Name => _options.Name;
+
+    /// <summary>What it is like.</summary>
+    public NetPortOptions Options => _options;
 
     /// <summary>Pairs of queues that it has.</summary>
     public int QueuePairs => _options.QueuePairs;
+
+    /// <summary>The port that it is connected with, or is to be once that is there; null: frames go back to where they came from.</summary>
+    public string? Peer { get; internal set; }
+
+    /// <summary>Whether its frames go anywhere: back, or to a peer that is there.</summary>
+    public bool HasTarget => Target is not null;
+
+    /// <summary>Whether it has a front-end, and if not, whether one may come.</summary>
+    public PortState State => _connection?.State ?? PortState.Ended;
+
+    /// <summary>Why no front-end is met any more, or null.</summary>
+    public string? Failure => _connection?.Failure;
+
+    /// <summary>Sessions that were begun.</summary>
+    public int Sessions => _connection?.Sessions ?? 0;
+
+    /// <summary>The session that runs now, or null.</summary>
+    public VhostUserSession? Session => _connection?.Session;
+
+    /// <summary>Completed when no other front-end will be met.</summary>
+    public Task Ended => _connection?.Ended ?? Task.CompletedTask;
+
+    /// <summary>Its pollers.</summary>
+    internal List<Poller> Pollers { get; } = [];
+
+    /// <summary>Where its frames go; null: nowhere. Read once a batch.</summary>
+    // ORDER: a reference to an object that is whole; who takes a ring away waits for a grace period, see NetEngine.Link.
+    internal NetPort? Target
+    {
+        get => Volatile.Read(ref _target);
+        set => Volatile.Write(ref _target, value);
+    }
 
     /// <inheritdoc/>
     public VirtioFeatures Features
@@ -51,7 +91,7 @@ public sealed class NetPort : IVhostUserDevice
             // The front-end serves the control queue itself; more than one pair is chosen there.
             all |= QueuePairs > 1 ? (VirtioFeatures)(NetFeatures.Mq | NetFeatures.CtrlVq) : 0;
             // What is passed on unchanged must arrive somewhere.
-            all |= _forwards ? Offloads : 0;
+            all |= _options.Forwards ? Offloads : 0;
             return all & (_options.FeatureMask | VirtioFeatures.Version1);
         }
     }
@@ -106,18 +146,16 @@ public sealed class NetPort : IVhostUserDevice
     {
         ArgumentNullException.ThrowIfNull(ring);
         var queue = NetQueue.Create(ring, _counters[ring.Index]);
+        Poller poller = PollerOf(ring.Index);
         if (ring.Kick is { } kick)
         {
-            foreach (Poller poller in _engine.Pollers)
-            {
-                poller.Events.Add(kick.Descriptor);
-            }
+            poller.Watch(kick, _counters[ring.Index]);
         }
 
         queue.DisableNotifications();
         // ORDER: release of a queue that is whole; pairs with the acquire in Ring.
         Volatile.Write(ref _rings[ring.Index], queue);
-        _engine.WakeAll();
+        poller.Wake();
     }
 
     /// <inheritdoc/>
@@ -139,10 +177,7 @@ public sealed class NetPort : IVhostUserDevice
 
         if (queue.Ring.Kick is { } kick)
         {
-            foreach (Poller poller in _engine.Pollers)
-            {
-                poller.Events.Remove(kick.Descriptor);
-            }
+            PollerOf(index).Unwatch(kick);
         }
 
         return queue.Position;
@@ -152,7 +187,59 @@ public sealed class NetPort : IVhostUserDevice
     public void AwaitQuiescence() => _engine.Grace.Wait(NetEngine.StallTimeout);
 
     /// <inheritdoc/>
-    public void KickRing(int index) => _engine.WakeAll();
+    public void KickRing(int index)
+    {
+        // No eventfd is watched for such a ring: only this thread counts.
+        _counters[index].Kicks++;
+        PollerOf(index).Wake();
+    }
+
+    /// <summary>Everything that happened on its rings of one direction.</summary>
+    /// <param name="fromGuest">True for transmit rings, false for receive rings.</param>
+    /// <returns>The sum.</returns>
+    public NetQueueCounters Total(bool fromGuest)
+    {
+        var sum = new NetQueueCounters();
+        for (int i = fromGuest ? 1 : 0; i < RingCount; i += 2)
+        {
+            sum.Add(_counters[i]);
+        }
+
+        return sum;
+    }
+
+    /// <summary>Makes a lane for each pair of queues, and gives it to the poller that has the fewest.</summary>
+    internal void MakeLanes(PinnedPool pool)
+    {
+        for (int pair = 0; pair < QueuePairs; pair++)
+        {
+            var lane = new NetLane(this, pair, pool);
+            Poller poller = Pollers.MinBy(p => p.WorkCount)!;
+            _lanes.Add((lane, poller));
+            poller.Add(lane);
+        }
+    }
+
+    /// <summary>Takes the lanes from the pollers, then gives their buffers back. There is no session.</summary>
+    internal void RemoveLanes()
+    {
+        while (_lanes.Count != 0)
+        {
+            (NetLane lane, Poller poller) = _lanes[^1];
+            poller.Remove(lane);
+            lane.Dispose();
+            _lanes.RemoveAt(_lanes.Count - 1);
+        }
+    }
+
+    /// <summary>Listens.</summary>
+    internal void Connect() => _connection = new PortConnection(this, _engine.Log);
+
+    /// <summary>Begins to meet front-ends.</summary>
+    internal void Start() => _connection!.Start();
+
+    /// <summary>Ends the session and meets no other front-end.</summary>
+    internal void Disconnect() => _connection?.Dispose();
 
     /// <summary>A ring that runs now, for the rest of the calling poller's batch.</summary>
     /// <param name="index">Which ring.</param>
@@ -169,4 +256,7 @@ public sealed class NetPort : IVhostUserDevice
             ThreadPool.UnsafeQueueUserWorkItem(_engine.Log, message, preferLocal: false);
         }
     }
+
+    // The one that takes from the pair's transmit ring or, generating, feeds its receive ring: who would be woken by its kicks.
+    private Poller PollerOf(int ring) => _lanes[ring / 2].Poller;
 }

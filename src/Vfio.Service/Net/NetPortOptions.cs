@@ -1,19 +1,33 @@
+using Vfio.Linux;
 using Vfio.Virtio;
 
 namespace Vfio.Service;
 
 /// <summary>What a network port is to be like.</summary>
-/// <param name="Name">How it is called in messages.</param>
+/// <param name="Name">How it is called.</param>
 public sealed record NetPortOptions(string Name)
 {
-    /// <summary>Where the socket is; null with <see cref="Descriptor"/>.</summary>
+    /// <summary>Where the socket is; null with <see cref="Connection"/>.</summary>
     public string? SocketPath { get; init; }
 
     /// <summary>Connect to the socket, again and again, in place of listening there.</summary>
     public bool IsClient { get; init; }
 
-    /// <summary>A connected socket that was inherited.</summary>
-    public int? Descriptor { get; init; }
+    /// <summary>A connected socket, the only one that the port serves; the port's own once it was added.</summary>
+    public UnixSocket? Connection { get; init; }
+
+    /// <summary>What happens to frames.</summary>
+    public ForwardMode Mode { get; init; } = ForwardMode.Io;
+
+    /// <summary>Bytes of the frames of <see cref="ForwardMode.TxOnly"/>.</summary>
+    public int FrameSize { get; init; } = 64;
+
+    /// <summary>The port that its frames go to and come from, which may be added later; null: back to where they came from, unless
+    /// another port names this one.</summary>
+    public string? Peer { get; init; }
+
+    /// <summary>A poller on each, shared with other ports that name it; empty: one poller, where the scheduler puts it.</summary>
+    public IReadOnlyList<Processor> Processors { get; init; } = [];
 
     /// <summary>Pairs of queues, 1 to 128.</summary>
     public int QueuePairs { get; init; } = 1;
@@ -23,4 +37,6 @@ public sealed record NetPortOptions(string Name)
 
     /// <summary>The MTU that the guest is told, until the front-end sets another.</summary>
     public int Mtu { get; init; } = 1500;
+
+    internal bool Forwards => Mode is ForwardMode.Io or ForwardMode.MacSwap;
 }

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Vfio.Linux;
+using Vfio.VhostUser;
 
 namespace Vfio.Service;
 
@@ -8,6 +9,9 @@ namespace Vfio.Service;
 /// <remarks>Members are thread-safe, and not for the poller's own thread.</remarks>
 public sealed class Poller : IDisposable
 {
+    // Signals taken at a time; more wake it again at once.
+    private const int MostSignals = 16;
+
     // Waking a sleeper costs a driver a system call and the poller about 50 us: worth a few hundred microseconds of spinning.
     private static readonly long SpinTicks = Stopwatch.Frequency / 2000;
 
@@ -15,8 +19,12 @@ public sealed class Poller : IDisposable
     private readonly GracePeriodReader _reader;
     private readonly Thread _thread;
     private readonly EventFd _wake = new();
+    private readonly EventWaiter _events = new();
     private readonly Lock _change = new();
+    private readonly Dictionary<EventFd, int> _slots = [];
     private IPollable[] _work = [];
+    // By the number that the waiter tells; 0 is the wake-up of this object's own.
+    private NetQueueCounters?[] _watched = [null];
     private bool _stop;
 
     /// <summary>Starts the thread.</summary>
@@ -29,7 +37,7 @@ public sealed class Poller : IDisposable
         ArgumentNullException.ThrowIfNull(grace);
         _grace = grace;
         _reader = grace.Register(name);
-        Events.Add(_wake.Descriptor);
+        _events.Add(_wake.Descriptor, 0);
         using var started = new ManualResetEventSlim();
         Exception? refused = null;
         _thread = new Thread(() =>
@@ -63,14 +71,57 @@ public sealed class Poller : IDisposable
         }
     }
 
-    /// <summary>What wakes it beside <see cref="Wake"/>: kicks.</summary>
-    public EventWaiter Events { get; } = new();
-
     /// <summary>Times that a kick woke it.</summary>
     public long Kicks { get; private set; }
 
     /// <summary>Rounds over all its work.</summary>
     public long Rounds { get; private set; }
+
+    /// <summary>Whether it sleeps at this moment.</summary>
+    public bool IsParked => _reader.IsParked;
+
+    /// <summary>How much work it has.</summary>
+    // ORDER: acquire of a whole array; pairs with the release in Add and Remove.
+    public int WorkCount => Volatile.Read(ref _work).Length;
+
+    /// <summary>Lets a kick wake it beside <see cref="Wake"/>.</summary>
+    /// <param name="kick">Signalled by the driver; until <see cref="Unwatch"/> it stays open.</param>
+    /// <param name="counters">Where each time that it woke the thread is counted.</param>
+    /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
+    public void Watch(EventFd kick, NetQueueCounters counters)
+    {
+        ArgumentNullException.ThrowIfNull(kick);
+        lock (_change)
+        {
+            int free = Array.IndexOf(_watched, null, 1);
+            int slot = free < 0 ? _watched.Length : free;
+            _events.Add(kick.Descriptor, (ulong)slot);
+            _slots.Add(kick, slot);
+            NetQueueCounters?[] watched = [.. _watched, .. free < 0 ? (NetQueueCounters?[])[null] : []];
+            watched[slot] = counters;
+            // ORDER: release of a whole array; pairs with the acquire in Sleep.
+            Volatile.Write(ref _watched, watched);
+        }
+    }
+
+    /// <summary>Forgets a kick.</summary>
+    /// <param name="kick">What was watched.</param>
+    /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
+    public void Unwatch(EventFd kick)
+    {
+        ArgumentNullException.ThrowIfNull(kick);
+        lock (_change)
+        {
+            if (_slots.Remove(kick, out int slot))
+            {
+                NetQueueCounters?[] watched = [.. _watched];
+                watched[slot] = null;
+                // ORDER: as in Watch.
+                Volatile.Write(ref _watched, watched);
+                _events.Remove(kick.Descriptor);
+            }
+        }
+    }
 
     /// <summary>Adds work.</summary>
     /// <param name="work">The work.</param>
@@ -110,7 +161,7 @@ public sealed class Poller : IDisposable
         Wake();
         _thread.Join();
         _grace.Unregister(_reader);
-        Events.Dispose();
+        _events.Dispose();
         _wake.Dispose();
     }
 
@@ -187,9 +238,11 @@ public sealed class Poller : IDisposable
 
         if (!mustStay)
         {
+            Span<ulong> signalled = stackalloc ulong[MostSignals];
             _reader.Park();
-            Kicks += Events.Wait(NetEngine.LongestSleep);
+            int count = _events.Wait(NetEngine.LongestSleep, signalled);
             _reader.Unpark();
+            Count(signalled[..count]);
             work = Volatile.Read(ref _work);
         }
 
@@ -199,5 +252,19 @@ public sealed class Poller : IDisposable
         }
 
         _reader.Quiesce();
+    }
+
+    private void Count(ReadOnlySpan<ulong> signalled)
+    {
+        // ORDER: acquire; pairs with the release in Watch and Unwatch. A kick that was forgotten since is nobody's.
+        NetQueueCounters?[] watched = Volatile.Read(ref _watched);
+        foreach (ulong slot in signalled)
+        {
+            if ((int)slot < watched.Length && watched[(int)slot] is { } counters)
+            {
+                counters.Kicks++;
+                Kicks++;
+            }
+        }
     }
 }

@@ -12,7 +12,6 @@ internal sealed class PortConnection : IDisposable
 
     private readonly NetPort _port;
     private readonly NetPortOptions _options;
-    private readonly IReadOnlyList<Processor> _pollers;
     private readonly Action<string> _log;
     private readonly UnixSocket? _listener;
     private readonly Thread _thread;
@@ -21,23 +20,31 @@ internal sealed class PortConnection : IDisposable
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private VhostUserSession? _session;
     private bool _isStarved;
+    private bool _isDisposed;
 
     /// <summary>Listens at once, so that a front-end may connect as soon as this returns; serves once <see cref="Start"/> is called.</summary>
-    public PortConnection(NetPort port, NetPortOptions options, IReadOnlyList<Processor> pollers, Action<string> log)
+    public PortConnection(NetPort port, Action<string> log)
     {
-        _pollers = pollers;
         _port = port;
-        _options = options;
+        _options = port.Options;
         _log = log;
-        _listener = options.SocketPath is { } path && !options.IsClient ? UnixSocket.Listen(path) : null;
+        _listener = _options.SocketPath is { } path && !_options.IsClient ? UnixSocket.Listen(path) : null;
         _thread = new Thread(Run) { Name = $"vhost-user {port.Name}", IsBackground = true };
     }
 
-    /// <summary>Completed when an inherited connection has ended: there will be no other.</summary>
+    /// <summary>Completed when there will be no other session: the only connection has ended, or nothing else works.</summary>
     public Task Ended => _ended.Task;
 
     /// <summary>Sessions that were begun.</summary>
     public int Sessions { get; private set; }
+
+    /// <summary>Why it gave up, or null.</summary>
+    public string? Failure { get; private set; }
+
+    /// <summary>What it is doing.</summary>
+    public PortState State => Session is not null ? PortState.Connected
+        : _ended.Task.IsCompleted ? (Failure is null ? PortState.Ended : PortState.Failed)
+        : _options.IsClient ? PortState.Connecting : PortState.Listening;
 
     /// <summary>The session that runs now, or null.</summary>
     // ORDER: acquire; pairs with the release where the session is published, so that a reader sees it whole.
@@ -45,8 +52,15 @@ internal sealed class PortConnection : IDisposable
 
     public void Start() => _thread.Start();
 
+    /// <summary>Ends the session, and waits for its end.</summary>
     public void Dispose()
     {
+        if (_isDisposed)
+        {
+            return;
+        }
+
+        _isDisposed = true;
         _stop.Set();
         _listener?.Shutdown();
         lock (_change)
@@ -60,6 +74,8 @@ internal sealed class PortConnection : IDisposable
         }
 
         _listener?.Dispose();
+        // A session that was begun has closed it already.
+        _options.Connection?.Dispose();
         _stop.Dispose();
     }
 
@@ -68,16 +84,17 @@ internal sealed class PortConnection : IDisposable
         try
         {
             // A poller that this thread displaced would have to be waited for by this thread.
-            ThreadAffinity.Avoid(_pollers.Select(p => p.Number));
+            ThreadAffinity.Avoid(_options.Processors.Select(p => p.Number));
             bool again = true;
             while (again && !_stop.IsSet)
             {
-                again = ServeNext() && _options.Descriptor is null;
+                again = ServeNext() && _options.Connection is null;
             }
         }
         catch (Exception e) when (e is LinuxException or TimeoutException)
         {
             // A poller that is stuck may hold pointers into the guest's memory, which therefore stays: no other session for this port.
+            Failure = e.Message;
             _log($"{_port.Name}: given up: {e.Message}");
         }
         finally
@@ -88,9 +105,9 @@ internal sealed class PortConnection : IDisposable
 
     private UnixSocket? Connect()
     {
-        if (_options.Descriptor is { } number)
+        if (_options.Connection is { } connection)
         {
-            return UnixSocket.Inherited(number);
+            return connection;
         }
 
         if (_listener is not null)

@@ -21,9 +21,10 @@ public sealed class VhostUserFrontend : IDisposable
     /// <param name="socket">The connection; owned from now on.</param>
     /// <param name="wanted">The virtio features that are wanted, as far as they are on offer.</param>
     /// <param name="iommu">What answers IOTLB misses; null for none, and then VIRTIO_F_ACCESS_PLATFORM is not negotiated.</param>
+    /// <param name="tracksInflight">Whether what is in flight is to be recorded: see <see cref="CreateInflight"/>.</param>
     /// <exception cref="VhostUserProtocolException">The back-end said something impossible.</exception>
     /// <exception cref="LinuxException">The connection broke.</exception>
-    public VhostUserFrontend(UnixSocket socket, VirtioFeatures wanted, FrontendIommu? iommu = null)
+    public VhostUserFrontend(UnixSocket socket, VirtioFeatures wanted, FrontendIommu? iommu = null, bool tracksInflight = false)
     {
         ArgumentNullException.ThrowIfNull(socket);
         _channel = new MessageChannel(socket);
@@ -34,7 +35,8 @@ public sealed class VhostUserFrontend : IDisposable
         Features = (VirtioFeatures)Ask<ulong>(FrontendRequest.GetFeatures)
             & (wanted | VhostFeatures.ProtocolFeatures | VirtioFeatures.Version1);
         var offered = (ProtocolFeatures)Ask<ulong>(FrontendRequest.GetProtocolFeatures);
-        ProtocolFeatures = offered & (ProtocolFeatures.Mq | ProtocolFeatures.ReplyAck | ProtocolFeatures.BackendReq);
+        ProtocolFeatures = offered & (ProtocolFeatures.Mq | ProtocolFeatures.ReplyAck | ProtocolFeatures.BackendReq
+            | (tracksInflight ? ProtocolFeatures.InflightShmfd : 0));
         Send(FrontendRequest.SetProtocolFeatures, (ulong)ProtocolFeatures);
         _acknowledges = ProtocolFeatures.HasFlag(ProtocolFeatures.ReplyAck);
         if (iommu is not null)
@@ -102,6 +104,32 @@ public sealed class VhostUserFrontend : IDisposable
         Send(FrontendRequest.SetMemTable, payload, files);
     }
 
+    /// <summary>Lets the back-end make a buffer for what is in flight. It is used once it was given back with <see cref="SetInflight"/>,
+    /// before any ring is started, to this back-end and to each that takes over from it.</summary>
+    /// <param name="shape">Any of the rings, which are all alike; its index is the last one's.</param>
+    /// <returns>The buffer.</returns>
+    public FrontendInflight CreateInflight(FrontendRing shape)
+    {
+        ArgumentNullException.ThrowIfNull(shape);
+        var wanted = new InflightDescription { QueueCount = (ushort)(shape.Index + 1), QueueSize = (ushort)shape.Size };
+        lock (_requesting)
+        {
+            _channel.Send((uint)FrontendRequest.GetInflightFd, 0, MemoryMarshal.AsBytes(new ReadOnlySpan<InflightDescription>(in wanted)));
+            InflightDescription made = Receive<InflightDescription>(FrontendRequest.GetInflightFd);
+            return _channel.Descriptors.Count == 1
+                ? new FrontendInflight(_channel.Descriptors.Take(0), made)
+                : throw new VhostUserProtocolException("the back-end sent no inflight buffer");
+        }
+    }
+
+    /// <summary>Gives the back-end the buffer for what is in flight, with what a dead one left in it.</summary>
+    /// <param name="buffer">The buffer.</param>
+    public void SetInflight(FrontendInflight buffer)
+    {
+        ArgumentNullException.ThrowIfNull(buffer);
+        Send(FrontendRequest.SetInflightFd, buffer.Description, buffer.File);
+    }
+
     /// <summary>Sets a ring up and starts it.</summary>
     /// <param name="ring">The ring.</param>
     public void StartRing(FrontendRing ring)
@@ -131,8 +159,9 @@ public sealed class VhostUserFrontend : IDisposable
             Send(FrontendRequest.SetVringCall, (ulong)index | 0x100);
         }
 
-        Send(FrontendRequest.SetVringKick, (ulong)index, ring.Kick.Descriptor);
+        // First: what a ring has that is started and not enabled is dropped.
         Enable(ring.Index, true);
+        Send(FrontendRequest.SetVringKick, (ulong)index, ring.Kick.Descriptor);
     }
 
     /// <summary>Enables or disables a ring.</summary>

@@ -34,6 +34,8 @@ public sealed class FrameBatch : IDisposable
             for (int i = 0; i < Capacity; i++)
             {
                 _buffers[i] = pool.Rent();
+                // Whoever copies frames in does not tell: any page may be written until the buffer is given back.
+                pool.Dirty?.BeginDeviceWrite(_buffers[i]);
             }
         }
         catch
@@ -100,6 +102,7 @@ public sealed class FrameBatch : IDisposable
         {
             if (_buffers[i].Length != 0)
             {
+                _pool.Dirty?.EndDeviceWrite(_buffers[i], _buffers[i].Length);
                 _pool.Return(_buffers[i]);
                 _buffers[i] = default;
             }

@@ -31,8 +31,8 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
         _take = take;
         try
         {
-            _waiter.Add(_wake.Descriptor);
-            _waiter.Add(socket);
+            _waiter.Add(_wake.Descriptor, 0);
+            _waiter.Add(socket, 0);
         }
         catch
         {
@@ -52,7 +52,11 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 
     /// <summary>For the session's thread: sleeps until there may be something to do.</summary>
     /// <param name="timeout">How long at most.</param>
-    public void Sleep(TimeSpan timeout) => _waiter.Wait(timeout);
+    public void Sleep(TimeSpan timeout)
+    {
+        Span<ulong> any = stackalloc ulong[1];
+        _waiter.Wait(timeout, any);
+    }
 
     /// <summary>For the session's thread: takes the turn, also back from a poller. End it with <see cref="End"/>.</summary>
     public void Begin()
@@ -137,7 +141,7 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
             // ORDER: as for AreAwaited.
             Volatile.Write(ref _isPollers, false);
             // What came meanwhile wakes the session's thread now.
-            _waiter.Resume(_socket);
+            _waiter.Resume(_socket, 0);
         }
     }
 }
