@@ -200,7 +200,8 @@ flow() {
 # killed PROCESS: without warning; it has not ended before.
 killed() {
     local code=0
-    stop "$1" KILL 10 || code=$?
+    # The shell tells of it otherwise.
+    stop "$1" KILL 10 2>/dev/null || code=$?
     ((code == 137)) || fail "$label: a program had ended by itself ($code)" "$work/front-end.log" "$work/backend.log"
 }
 
