@@ -255,6 +255,15 @@ public sealed unsafe class UnixSocket : IDisposable
 
     private static bool IsStale(string path)
     {
+        statx status;
+        // connect(2) refuses what is no socket as it refuses a socket without a listener; only the latter may be removed.
+        // SAFETY: a local of the size that the call fills.
+        if (LibC.statx(StatFlags.AT_FDCWD, path, StatFlags.AT_SYMLINK_NOFOLLOW, Stat.STATX_BASIC_STATS, &status) < 0
+            || (status.stx_mode & Stat.S_IFMT) != Stat.S_IFSOCK)
+        {
+            return false;
+        }
+
         using UnixSocket? probe = TryConnect(path, out Errno errno);
         return probe is null && errno == Errno.ECONNREFUSED;
     }

@@ -6,6 +6,16 @@ namespace Vfio.Linux.Tests;
 public sealed class UnixSocketTests
 {
     [TestMethod]
+    public void A_file_that_is_no_socket_is_not_replaced()
+    {
+        string path = Path.GetTempFileName();
+        File.WriteAllText(path, "kept");
+        Assert.AreEqual(Errno.EADDRINUSE, Assert.Throws<LinuxException>(() => UnixSocket.Listen(path)).Errno);
+        Assert.AreEqual("kept", File.ReadAllText(path));
+        File.Delete(path);
+    }
+
+    [TestMethod]
     public void Descriptors_arrive_with_the_bytes_and_refer_to_the_same_file()
     {
         (UnixSocket first, UnixSocket second) = UnixSocket.Pair();

@@ -32,10 +32,13 @@ internal static class Stat
     public const uint STATX_BASIC_STATS = 0x7ff;
     public const int S_IFMT = 0xf000;
     public const int S_IFREG = 0x8000;
+    public const int S_IFSOCK = 0xc000;
 }
 
 [Header("linux/fcntl.h")]
 internal static class StatFlags
 {
+    public const int AT_FDCWD = -100;
+    public const int AT_SYMLINK_NOFOLLOW = 0x100;
     public const int AT_EMPTY_PATH = 0x1000;
 }
