@@ -157,8 +157,12 @@ public sealed class ControlClient : IControl
     {
         lock (_sending)
         {
-            // That the daemon is gone is seen by the receiving side, which also gets what it said last.
-            _ = _socket.Send(line.Span, descriptors);
+            Errno errno = _socket.Send(line.Span, descriptors);
+            // That the daemon is gone is seen by the receiving side, which also gets what it said last. Nothing else has an answer.
+            if (errno is not (Errno.None or Errno.EPIPE or Errno.ECONNRESET))
+            {
+                throw new LinuxException("sendmsg", errno, "the daemon's socket", errno == Errno.EBADF ? "a descriptor to hand over is not open" : null);
+            }
         }
     }
 }

@@ -111,19 +111,19 @@ public sealed record TrafficInfo(long Frames, long Bytes, long Bursts, long Kick
     {
         ArgumentNullException.ThrowIfNull(counters);
         return new TrafficInfo(
-        counters.Frames,
-        counters.Bytes,
-        counters.Bursts,
-        counters.Kicks,
-        counters.Calls,
-        counters.Dropped,
-        new DropInfo(
-            counters.DroppedDisabled,
-            counters.DroppedLength,
-            counters.DroppedHeader,
-            counters.DroppedTooLarge,
-            counters.DroppedOffload,
-            counters.DroppedNoBuffer));
+            counters.Frames,
+            counters.Bytes,
+            counters.Bursts,
+            counters.Kicks,
+            counters.Calls,
+            counters.Dropped,
+            new DropInfo(
+                counters.DroppedDisabled,
+                counters.DroppedLength,
+                counters.DroppedHeader,
+                counters.DroppedTooLarge,
+                counters.DroppedOffload,
+                counters.DroppedNoBuffer));
     }
 }
 
