@@ -153,13 +153,19 @@ internal sealed class NetLane : IPollable, IDisposable
             return Drop(_source.Counters[_transmit]);
         }
 
-        if (target.Ring(_receive) is not { Ring.Enabled: true, Error: Virtio.RingError.None } receive)
+        NetQueue? receive = target.Ring(_receive);
+        if (receive is { Ring.Enabled: false } or { Error: not Virtio.RingError.None })
         {
             return Drop(target.Counters[_receive]);
         }
 
-        int taken = receive.Enqueue(_batch);
-        Check(target, receive);
+        int taken = 0;
+        if (receive is not null)
+        {
+            taken = receive.Enqueue(_batch);
+            Check(target, receive);
+        }
+
         if (taken != 0 || _batch.Count == 0)
         {
             _waitingSince = 0;
@@ -167,17 +173,19 @@ internal sealed class NetLane : IPollable, IDisposable
             return true;
         }
 
+        // No buffer; or no ring, which also happens for a moment while the front-end changes something that it depends on: a Linux guest
+        // revokes everything its IOMMU allowed, its rings included, every few milliseconds.
         long now = Stopwatch.GetTimestamp();
         _waitingSince = _waitingSince == 0 ? now : _waitingSince;
         // The driver gave buffers; where they are is on its way from the front-end.
-        bool isAsked = receive.IsWaitingForTranslation;
+        bool isAsked = receive is { IsWaitingForTranslation: true };
         if ((isAsked || !_gaveUp) && now - _waitingSince < (isAsked ? TranslationPatienceTicks : PatienceTicks))
         {
             return false;
         }
 
         _gaveUp = !isAsked;
-        return Drop(receive.Counters);
+        return Drop(target.Counters[_receive]);
     }
 
     private bool Drop(NetQueueCounters counters)
