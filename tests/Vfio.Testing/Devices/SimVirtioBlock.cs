@@ -199,28 +199,14 @@ public sealed unsafe class SimVirtioBlock : SimPciDevice
         }
     }
 
-    private void EnableQueue()
-    {
-        int size = Read16(virtio_pci.VIRTIO_PCI_COMMON_Q_SIZE);
-        var ring = new RingAddresses(
-            Area(virtio_pci.VIRTIO_PCI_COMMON_Q_DESCLO, RingAddresses.DescriptorBytes(size), DmaAccess.ReadWrite),
-            Area(virtio_pci.VIRTIO_PCI_COMMON_Q_AVAILLO, RingAddresses.DriverBytes(size, DriverFeatures), DmaAccess.Read),
-            Area(virtio_pci.VIRTIO_PCI_COMMON_Q_USEDLO, RingAddresses.DeviceBytes(size, DriverFeatures), DmaAccess.ReadWrite));
-        _queue = DriverFeatures.HasFlag(VirtioFeatures.RingPacked)
-            ? new PackedDeviceQueue(size, ring, DriverFeatures, PackedPosition.Start, PackedPosition.Start)
-            : new SplitDeviceQueue(size, ring, DriverFeatures);
-    }
+    private void EnableQueue() => _queue = new SimTranslator(this).Open(
+        Read16(virtio_pci.VIRTIO_PCI_COMMON_Q_SIZE),
+        DriverFeatures,
+        Read64(virtio_pci.VIRTIO_PCI_COMMON_Q_DESCLO),
+        Read64(virtio_pci.VIRTIO_PCI_COMMON_Q_AVAILLO),
+        Read64(virtio_pci.VIRTIO_PCI_COMMON_Q_USEDLO));
 
-    // A model may look at the ring while bus mastering is off: it only remembers where it is.
-    private HostAddress Area(int register, uint bytes, DmaAccess access)
-    {
-        var iova = new Iova(BinaryPrimitives.ReadUInt64LittleEndian(_registers.AsSpan(register)));
-        ushort command = Configuration.Read16(pci_regs.PCI_COMMAND);
-        Configuration.Write16(pci_regs.PCI_COMMAND, (ushort)(command | pci_regs.PCI_COMMAND_MASTER));
-        bool found = Translate(iova, bytes, access, out HostAddress host, out ulong usable);
-        Configuration.Write16(pci_regs.PCI_COMMAND, command);
-        return found && usable >= bytes ? host : throw new InvalidOperationException($"the ring at {iova} is not mapped whole");
-    }
+    private Iova Read64(int register) => new(BinaryPrimitives.ReadUInt64LittleEndian(_registers.AsSpan(register)));
 
     private uint Run(DescriptorChain chain, HostSegment[] segments)
     {
@@ -286,17 +272,4 @@ public sealed unsafe class SimVirtioBlock : SimPciDevice
     private ushort Read16(int register) => BinaryPrimitives.ReadUInt16LittleEndian(_registers.AsSpan(register));
 
     private void Write16(int register, ushort value) => BinaryPrimitives.WriteUInt16LittleEndian(_registers.AsSpan(register), value);
-
-    /// <summary>The device's own view of memory: what the IOMMU lets it reach.</summary>
-    private readonly struct SimTranslator(SimVirtioBlock device) : ITranslator
-    {
-        public TranslationStatus Translate(
-            BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable)
-        {
-            bool found = device.Translate(
-                new Iova(address.Value), length, access == DeviceAccess.Write ? DmaAccess.Write : DmaAccess.Read, out host, out ulong bytes);
-            usable = (uint)Math.Min(bytes, length);
-            return found ? TranslationStatus.Translated : TranslationStatus.Denied;
-        }
-    }
 }
