@@ -58,6 +58,7 @@ internal static class Vfiopin
         root.Subcommands.Add(DeviceVerbs.Build(verbs));
         root.Subcommands.Add(PoolVerbs.Build(verbs));
         root.Subcommands.Add(BlkVerbs.Build(verbs));
+        root.Subcommands.Add(NetVerbs.Build(verbs));
         root.Subcommands.Add(DirtyVerbs.Build(verbs));
         root.Subcommands.Add(AttachVerb.Build(verbs));
         root.Subcommands.Add(DoctorVerb.Build(verbs));

@@ -29,6 +29,8 @@ public static class Operations
         PortOperations.List,
         PortOperations.Show,
         PortOperations.Remove,
+        CardOperations.Info,
+        CardOperations.Forward,
     ];
 
     // Below All, which it is made from: static initialisers run in the order of the text.

@@ -34,4 +34,8 @@ namespace Vfio.Service;
 [JsonSerializable(typeof(PortRequest))]
 [JsonSerializable(typeof(PortName))]
 [JsonSerializable(typeof(PortInfo[]))]
+[JsonSerializable(typeof(CardQuery))]
+[JsonSerializable(typeof(CardInfo))]
+[JsonSerializable(typeof(CardRequest))]
+[JsonSerializable(typeof(CardResult))]
 public sealed partial class ServiceJson : JsonSerializerContext;

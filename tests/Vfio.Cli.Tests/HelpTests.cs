@@ -49,6 +49,8 @@ public sealed class HelpTests
     [DataRow("blk read 0000:00:05.0 --offset -1")]
     [DataRow("blk write 0000:00:05.0")]
     [DataRow("blk write 0000:00:05.0 --in -")]
+    [DataRow("net forward")]
+    [DataRow("net info 0000:00:05.0 --mode io")]
     [DataRow("dirty export demo")]
     [DataRow("dirty export demo --out x --base --since 4d13de43-f644-472b-bcb1-ca5f24921e15")]
     [DataRow("daemon --group no-such-group-here")]

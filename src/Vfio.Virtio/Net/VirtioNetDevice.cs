@@ -33,6 +33,7 @@ public sealed class VirtioNetDevice : IDisposable
     private readonly DriverQueue _transmit;
     private readonly NetBufferSlots _slots;
     private readonly Action<IovaRange>? _deviceWrote;
+    private readonly Action<IovaRange>? _driverSent;
     private readonly bool _merges;
 
     // By id of the chain: the buffer of a receive chain, the first one of a transmit chain. Further ones hang on it.
@@ -61,6 +62,7 @@ public sealed class VirtioNetDevice : IDisposable
         _receive = parts.Receive;
         _transmit = parts.Transmit;
         _deviceWrote = options.DeviceWrote;
+        _driverSent = options.DriverSent;
         _merges = parts.Info.NetFeatures.HasFlag(NetFeatures.MrgRxbuf);
         _slots = new NetBufferSlots(parts.Buffers, options.BufferCount, options.BufferBytes);
         _receiveSlots = new int[_receive.Size];
@@ -401,6 +403,7 @@ public sealed class VirtioNetDevice : IDisposable
             int slot = frame[i].Slot;
             _slots.Give(slot, NetBufferSlots.Holder.Device);
             _nextPiece[slot] = i + 1 < frame.Length ? frame[i + 1].Slot : -1;
+            _driverSent?.Invoke(IovaRange.Of(_chain[i].Buffer.Iova, (ulong)_chain[i].Buffer.Length));
         }
     }
 

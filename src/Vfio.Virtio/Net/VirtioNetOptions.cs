@@ -31,6 +31,19 @@ public sealed record VirtioNetOptions
     /// thread that receives and sends.</summary>
     public Action<IovaRange>? DeviceWrote { get; init; }
 
+    /// <summary>Told of every range of buffers that this driver sends, with the header that it wrote. Called on the thread that sends.</summary>
+    public Action<IovaRange>? DriverSent { get; init; }
+
+    /// <summary>Bytes at the arena's start that hold the queues, whole pages; buffers follow.</summary>
+    public int RingBytes
+    {
+        get
+        {
+            Check();
+            return ((2 * QueueBytes) + PageBytes - 1) & ~(PageBytes - 1);
+        }
+    }
+
     /// <summary>Bytes of pinned memory that the driver needs for its queues and buffers, aligned to 128; aligned to a page no
     /// buffer of 2048 bytes crosses one.</summary>
     public int ArenaBytes
@@ -38,7 +51,7 @@ public sealed record VirtioNetOptions
         get
         {
             Check();
-            return checked(BuffersOffset + (BufferCount * BufferBytes));
+            return checked(RingBytes + (BufferCount * BufferBytes));
         }
     }
 
@@ -46,8 +59,6 @@ public sealed record VirtioNetOptions
 
     // For either layout: the split one is the larger.
     internal int QueueBytes => (DriverQueue.BytesFor(QueueSize, VirtioFeatures.None, 0) + 127) & ~127;
-
-    internal int BuffersOffset => ((2 * QueueBytes) + PageBytes - 1) & ~(PageBytes - 1);
 
     internal void Check()
     {

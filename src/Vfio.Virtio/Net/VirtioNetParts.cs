@@ -42,7 +42,7 @@ internal sealed record VirtioNetParts(VirtioNetInfo Info, DriverQueue Receive, D
             ReadInfo(transport, options, receive, transmit),
             receive,
             transmit,
-            arena.Slice(options.BuffersOffset, options.BufferCount * options.BufferBytes));
+            arena.Slice(options.RingBytes, options.BufferCount * options.BufferBytes));
     }
 
     private static DriverQueue NewQueue(

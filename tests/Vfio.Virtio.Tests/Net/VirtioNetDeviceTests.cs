@@ -213,10 +213,11 @@ public sealed class VirtioNetDeviceTests
     }
 
     [TestMethod]
-    public void What_the_device_wrote_is_told()
+    public void What_the_device_wrote_and_what_was_sent_is_told()
     {
         var wrote = new List<IovaRange>();
-        using var sim = new SimCard(options: new VirtioNetOptions { QueueSize = 4, DeviceWrote = wrote.Add });
+        var sent = new List<IovaRange>();
+        using var sim = new SimCard(options: new VirtioNetOptions { QueueSize = 4, DeviceWrote = wrote.Add, DriverSent = sent.Add });
         using VirtioNetDevice card = sim.Open();
         sim.Model.Deliver(new byte[100]);
         var frames = new NetBuffer[1];
@@ -228,6 +229,8 @@ public sealed class VirtioNetDeviceTests
         Assert.AreEqual(1, card.Send(frames));
         Assert.AreEqual(0, card.CountUnsent());
         Assert.HasCount(1, wrote, "the transmit ring");
+        Assert.HasCount(1, sent);
+        Assert.AreEqual(112ul, sent[0].Length);
     }
 
     [TestMethod]
