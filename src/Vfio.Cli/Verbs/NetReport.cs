@@ -21,6 +21,11 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"from guests {(fromGuests - _fromGuests) / seconds / 1e6:F2} Mpps, to guests {(toGuests - _toGuests) / seconds / 1e6:F2} Mpps"));
         (_fromGuests, _toGuests) = (fromGuests, toGuests);
+        foreach (IotlbCounters iotlb in engine.Iotlbs)
+        {
+            output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"IOTLB: {fromGuests + toGuests} frames so far, {iotlb.Entries} entries, {iotlb.Hits} hits, {iotlb.Misses} misses, {iotlb.Updates} updates, {iotlb.Invalidated} invalidated, {iotlb.AccessFailures} access failures"));
+        }
     }
 
     /// <summary>Prints the totals.</summary>

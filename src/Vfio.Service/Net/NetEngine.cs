@@ -30,6 +30,11 @@ public sealed class NetEngine : IDisposable
     // ORDER: acquire of a whole array; pairs with the release where it is replaced.
     public IReadOnlyList<NetPort> Ports => Volatile.Read(ref _ports);
 
+    /// <summary>What the IOTLBs of the present sessions did, of those where VIRTIO_F_ACCESS_PLATFORM was negotiated.</summary>
+    public IReadOnlyList<IotlbCounters> Iotlbs =>
+        [.. Ports.Select(p => p.Session).OfType<VhostUserSession>()
+            .Where(s => s.Features.HasFlag(Virtio.VirtioFeatures.AccessPlatform)).Select(s => s.Iotlb)];
+
     /// <summary>Completed when no port of now will meet another front-end.</summary>
     public Task Ended => Task.WhenAll(Ports.Select(p => p.Ended));
 
