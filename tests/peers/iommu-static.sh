@@ -21,7 +21,7 @@ machine() {
     options+=" -device pcie-root-port,id=root0,addr=07.0,chassis=1"
     options+=" -device virtio-net-pci,bus=root0,netdev=card,mac=52:54:00:00:00:01,disable-legacy=on"
     options+=",iommu_platform=on,ats=on,vectors=0$1"
-    start guest "$tree/tools/vm" --timeout 420 --memory 512 --cpus 1 --machine memory-backend=mem --append hugepages=16 \
+    start guest "$tree/tools/vm" --timeout 600 --memory 512 --cpus 1 --machine memory-backend=mem --append hugepages=16 \
         --qemu "$options" --add "$(dirname "$vfiopin"):/opt/vfiopin" --add "$tree/tests/peers/lib/static:/bin/static" -- \
         static "$2" "$seconds"
 }
@@ -50,7 +50,7 @@ round() {
     start backend "$vfiopin" vhost-user-net --client --socket-path "$work/card" --forward io --cores "$last" --stats-interval 1
     backend=$started
 
-    until_true 450 ended "$guest" || fail "$label: the guest did not end" "${logs[@]}"
+    until_true 650 ended "$guest" || fail "$label: the guest did not end" "${logs[@]}"
     stop "$guest" TERM 5 || fail "$label: the guest ended with $?" "${logs[@]}"
     stop "$backend" TERM 20 || fail "$label: the back-end ended with $?" "${logs[@]}"
 
