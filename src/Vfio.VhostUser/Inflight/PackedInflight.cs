@@ -168,10 +168,11 @@ internal sealed unsafe class PackedInflight : InflightRecord
         (_freeHead, header.FreeHead) = (header.OldFreeHead, header.OldFreeHead);
         (header.UsedIndex, header.UsedWrap) = (header.OldUsedIndex, header.OldUsedWrap);
         var free = new HashSet<ushort>();
-        for (ushort entry = _freeHead; entry < Size && free.Add(entry); entry = _entries[entry].Next)
+        for (ushort entry = _freeHead; entry < Size && free.Add(entry); entry = _next[entry])
         {
             _entries[entry].Inflight = 0;
-            _next[entry] = _entries[entry].Next;
+            // Once: what is followed later must be what was checked here. ORDER: a single read.
+            _next[entry] = Volatile.Read(ref _entries[entry].Next);
         }
 
         string? doubt = Collect(free, out slots);

@@ -186,7 +186,9 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
                     ref translator, (ulong*)record, descriptors.Length, 0, descriptors[0], ref builder, out id, out slots);
             }
 
-            error = error == RingError.None && Outstanding + slots > Size ? RingError.TooManyOutstanding : error;
+            // A record of more than the chain would have the device use slots that it never took.
+            error = error == RingError.None && slots != descriptors.Length ? RingError.ChainTooLong
+                : error == RingError.None && Outstanding + slots > Size ? RingError.TooManyOutstanding : error;
             Missed = builder.Missed;
             chain = builder.Build(id, (ushort)slots, _nextAvail.Slot);
         }
