@@ -6,6 +6,9 @@ public sealed unsafe class EventFd : IDisposable
 {
     private readonly FileDescriptor _descriptor;
 
+    // A peer holds it too, and may make it block at any time.
+    private readonly bool _isShared;
+
     /// <summary>Makes a new one, with counter 0.</summary>
     /// <exception cref="LinuxException">eventfd(2) failed.</exception>
     public EventFd()
@@ -27,8 +30,14 @@ public sealed unsafe class EventFd : IDisposable
         _descriptor = descriptor;
     }
 
-    /// <summary>Takes over a descriptor that a peer sent, if it is an eventfd, and makes it non-blocking: a pipe, or an eventfd that
-    /// blocks, would let the peer hold up whoever signals it.</summary>
+    private EventFd(FileDescriptor descriptor, bool isShared)
+    {
+        _descriptor = descriptor;
+        _isShared = isShared;
+    }
+
+    /// <summary>Takes over a descriptor that a peer sent, if it is an eventfd: a pipe would let the peer hold up whoever signals it.
+    /// It is signalled in a way that never waits, whatever the peer does to it.</summary>
     /// <param name="descriptor">The descriptor; closed when it is something else.</param>
     /// <returns>The eventfd, or null.</returns>
     public static EventFd? TryAdopt(FileDescriptor descriptor)
@@ -40,7 +49,7 @@ public sealed unsafe class EventFd : IDisposable
         if (kind == "anon_inode:[eventfd]" && flags >= 0
             && LibC.fcntl(descriptor.Number, Fcntl.F_SETFL, flags | Fcntl.O_NONBLOCK) >= 0)
         {
-            return new EventFd(descriptor);
+            return new EventFd(descriptor, isShared: true);
         }
 
         descriptor.Dispose();
@@ -51,15 +60,29 @@ public sealed unsafe class EventFd : IDisposable
     public FileDescriptor Descriptor => _descriptor;
 
     /// <summary>Adds 1 to the counter, which wakes a waiter. A full counter is already a signal, so that is no error.</summary>
-    /// <exception cref="LinuxException">write(2) failed for another reason.</exception>
+    /// <exception cref="LinuxException">The kernel would not, for another reason.</exception>
     public void Signal()
     {
+        Errno errno = TrySignal();
+        if (errno != Errno.None)
+        {
+            throw new LinuxException(_isShared ? "io_submit" : "write", errno, "eventfd");
+        }
+    }
+
+    /// <summary>As <see cref="Signal"/>, for threads that must go on.</summary>
+    /// <returns><see cref="Errno.None"/>, or why it was not signalled.</returns>
+    public Errno TrySignal()
+    {
+        if (_isShared && KernelSignal.IsAvailable)
+        {
+            return KernelSignal.Send(_descriptor.Number);
+        }
+
         ulong one = 1;
         // SAFETY: eight bytes of a local.
-        if (LibC.write(_descriptor.Number, &one, sizeof(ulong)) < 0 && LibC.errno != (int)Errno.EAGAIN)
-        {
-            throw new LinuxException("write", (Errno)LibC.errno, "eventfd");
-        }
+        return LibC.write(_descriptor.Number, &one, sizeof(ulong)) >= 0 || LibC.errno == (int)Errno.EAGAIN
+            ? Errno.None : (Errno)LibC.errno;
     }
 
     /// <summary>Takes the counter and sets it to 0.</summary>

@@ -5,13 +5,17 @@ namespace Vfio.Linux;
 /// <remarks>Whoever keeps <see cref="Address"/> beyond this object's life reads or writes freed memory.</remarks>
 public sealed class GuardedMapping : IDisposable
 {
+    private readonly PeerMappings _owner;
     private readonly nuint _reserved;
+    private readonly nint _watch;
     private nint _reservation;
 
-    private GuardedMapping(nint reservation, nuint reserved, nint address, ulong length)
+    private GuardedMapping(PeerMappings owner, nint reservation, nuint reserved, nint watch, nint address, ulong length)
     {
+        _owner = owner;
         _reservation = reservation;
         _reserved = reserved;
+        _watch = watch;
         Address = address;
         Length = length;
     }
@@ -22,40 +26,55 @@ public sealed class GuardedMapping : IDisposable
     /// <summary>Bytes.</summary>
     public ulong Length { get; }
 
-    /// <summary>Maps the start of a file, readable and writable.</summary>
+    /// <summary>Maps part of a file, readable and writable.</summary>
     /// <param name="file">The file.</param>
-    /// <param name="length">Bytes, at least 1; rounded up to whole pages in the kernel.</param>
+    /// <param name="range">Which part; at least 1 byte, and whole pages of it in the kernel.</param>
     /// <param name="pageSize">Bytes of the backing's page, a power of two: the alignment that it needs.</param>
+    /// <param name="owner">Whose memory it is: bears what it takes, and learns when it is lost. Null: nobody.</param>
     /// <returns>The mapping.</returns>
-    /// <exception cref="LinuxException">mmap(2) failed.</exception>
-    public static unsafe GuardedMapping Map(FileDescriptor file, ulong length, ulong pageSize)
+    /// <exception cref="LinuxException">mmap(2) failed, or the owner may not have it.</exception>
+    public static unsafe GuardedMapping Map(FileDescriptor file, FileRange range, ulong pageSize, PeerMappings? owner = null)
     {
         ArgumentNullException.ThrowIfNull(file);
-        ArgumentOutOfRangeException.ThrowIfZero(length);
-        nuint mapped = checked((nuint)((length + pageSize - 1) & ~(pageSize - 1)));
+        ArgumentOutOfRangeException.ThrowIfZero(range.Length, nameof(range));
+        owner ??= PeerMappings.Unowned;
+        ulong first = range.Offset & ~(pageSize - 1);
+        nuint mapped = checked((nuint)((range.Offset - first + range.Length + pageSize - 1) & ~(pageSize - 1)));
         // One page before (with what alignment takes), one page after.
         nuint reserved = checked(mapped + (nuint)(3 * pageSize));
+        var room = new MappingLimits(reserved, 3);
+        owner.Charge(room);
         nint reservation = LibC.mmap(
             0, reserved, Mman.PROT_NONE, Mman.MAP_PRIVATE | Mman.MAP_ANONYMOUS | Mman.MAP_NORESERVE, -1, 0);
         if (reservation == -1)
         {
-            throw new LinuxException("mmap", (Errno)LibC.errno, $"{reserved} bytes of address space");
-        }
-
-        nint address = (nint)(((nuint)reservation + (nuint)((2 * pageSize) - 1)) & ~(nuint)(pageSize - 1));
-        // MAP_FIXED replaces pages of our own reservation only: address + mapped + pageSize <= reservation + reserved.
-        if (LibC.mmap(address, mapped, Mman.PROT_READ | Mman.PROT_WRITE, Mman.MAP_SHARED | Mman.MAP_FIXED, file.Number, 0) == -1)
-        {
             var errno = (Errno)LibC.errno;
-            _ = LibC.munmap(reservation, reserved);
-            throw new LinuxException("mmap", errno, $"{mapped} bytes of a peer's memory file, pages of {pageSize} bytes");
+            owner.Refund(room);
+            throw new LinuxException("mmap", errno, $"{reserved} bytes of address space");
         }
 
-        var mapping = new GuardedMapping(reservation, reserved, address, length);
-        // Advice: a kernel that cannot follow it leaves the mapping as good as before.
-        _ = LibC.madvise(address, mapped, Mman.MADV_DONTFORK);
-        _ = LibC.madvise(address, mapped, Mman.MADV_DONTDUMP);
-        return mapping;
+        try
+        {
+            nint address = (nint)(((nuint)reservation + (nuint)((2 * pageSize) - 1)) & ~(nuint)(pageSize - 1));
+            // MAP_FIXED replaces pages of our own reservation only: address + mapped + pageSize <= reservation + reserved.
+            if (LibC.mmap(
+                address, mapped, Mman.PROT_READ | Mman.PROT_WRITE, Mman.MAP_SHARED | Mman.MAP_FIXED, file.Number, checked((long)first)) == -1)
+            {
+                throw new LinuxException("mmap", (Errno)LibC.errno, $"{mapped} bytes of a peer's memory file, pages of {pageSize} bytes");
+            }
+
+            // Advice: a kernel that cannot follow it leaves the mapping as good as before.
+            _ = LibC.madvise(address, mapped, Mman.MADV_DONTFORK);
+            _ = LibC.madvise(address, mapped, Mman.MADV_DONTDUMP);
+            nint watch = owner.Watch(address, mapped, pageSize);
+            return new GuardedMapping(owner, reservation, reserved, watch, address + (nint)(range.Offset - first), range.Length);
+        }
+        catch
+        {
+            _ = LibC.munmap(reservation, reserved);
+            owner.Refund(room);
+            throw;
+        }
     }
 
     /// <inheritdoc/>
@@ -70,9 +89,12 @@ public sealed class GuardedMapping : IDisposable
 
     private void Unmap(nint reservation)
     {
+        PeerMappings.Unwatch(_watch);
         if (LibC.munmap(reservation, _reserved) < 0)
         {
             throw new LinuxException("munmap", (Errno)LibC.errno, $"0x{reservation:x}, {_reserved} bytes");
         }
+
+        _owner.Refund(new MappingLimits(_reserved, 3));
     }
 }

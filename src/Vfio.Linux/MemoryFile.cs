@@ -3,13 +3,14 @@ namespace Vfio.Linux;
 /// <summary>A memfd: memory with a descriptor, so that it can be shared, named and kept from copy-on-write.</summary>
 public static class MemoryFile
 {
-    /// <summary>Makes a file of <paramref name="length"/> bytes that cannot shrink or grow any more.</summary>
+    /// <summary>Makes a file of <paramref name="length"/> bytes that cannot shrink or grow any more, unless that is asked for.</summary>
     /// <param name="name">Shown in <c>/proc/PID/maps</c> as <c>/memfd:NAME</c>.</param>
     /// <param name="length">Bytes, a multiple of the page size.</param>
     /// <param name="hugePageSize">0 for ordinary pages, else 2 MiB or 1 GiB: pages from the hugetlb pool.</param>
+    /// <param name="canShrink">Whether it stays unsealed, for tests of what happens when it shrinks.</param>
     /// <returns>The descriptor.</returns>
     /// <exception cref="LinuxException">memfd_create(2), ftruncate(2) or fcntl(F_ADD_SEALS) failed.</exception>
-    public static FileDescriptor Create(string name, ulong length, ulong hugePageSize = 0)
+    public static FileDescriptor Create(string name, ulong length, ulong hugePageSize = 0, bool canShrink = false)
     {
         uint flags = Mman.MFD_CLOEXEC | Mman.MFD_ALLOW_SEALING | hugePageSize switch
         {
@@ -33,7 +34,7 @@ public static class MemoryFile
         }
 
         // A file that a peer could shrink would give us SIGBUS on pages that are gone.
-        if (LibC.fcntl(file.Number, Fcntl.F_ADD_SEALS, Fcntl.F_SEAL_SHRINK | Fcntl.F_SEAL_GROW) < 0)
+        if (!canShrink && LibC.fcntl(file.Number, Fcntl.F_ADD_SEALS, Fcntl.F_SEAL_SHRINK | Fcntl.F_SEAL_GROW) < 0)
         {
             var errno = (Errno)LibC.errno;
             file.Dispose();

@@ -7,26 +7,38 @@ public sealed unsafe class StitchedMemory : IDisposable
 {
     private const ulong Page = 4096;
 
-    private readonly nuint _reserved;
+    private readonly PeerMappings _owner;
+    private readonly MappingLimits _room;
+    private readonly nint _watch;
     private nint _reservation;
 
-    private StitchedMemory(nint reservation, nuint reserved, nint address)
+    private StitchedMemory(PeerMappings owner, MappingLimits room, nint reservation, nint watch, nint address)
     {
+        _owner = owner;
+        _room = room;
         _reservation = reservation;
-        _reserved = reserved;
+        _watch = watch;
         Address = address;
     }
 
     /// <summary>The first byte of the first piece.</summary>
     public nint Address { get; }
 
+    /// <summary>Makes a view of memory that is nobody's in particular.</summary>
+    /// <param name="pieces">As for <see cref="Make(PeerMappings, ReadOnlySpan{ValueTuple{nint, ulong}})"/>.</param>
+    /// <returns>The view.</returns>
+    /// <exception cref="LinuxException">As there.</exception>
+    public static StitchedMemory Make(params ReadOnlySpan<(nint Address, ulong Length)> pieces) => Make(PeerMappings.Unowned, pieces);
+
     /// <summary>Makes the view.</summary>
+    /// <param name="owner">Whose memory it is: bears what the view takes, and learns when it is lost.</param>
     /// <param name="pieces">Parts of shared mappings. All but the first begin, and all but the last end, at a page's border.</param>
     /// <returns>The view.</returns>
     /// <exception cref="LinuxException">A piece does not begin or end so (EINVAL), its pages are larger than 4 KiB and it is not
-    /// made of whole ones, or the kernel would not map it.</exception>
-    public static StitchedMemory Make(params ReadOnlySpan<(nint Address, ulong Length)> pieces)
+    /// made of whole ones, the owner may not have it, or the kernel would not map it.</exception>
+    public static StitchedMemory Make(PeerMappings owner, params ReadOnlySpan<(nint Address, ulong Length)> pieces)
     {
+        ArgumentNullException.ThrowIfNull(owner);
         ulong total = 0;
         for (int i = 0; i < pieces.Length; i++)
         {
@@ -42,35 +54,47 @@ public sealed unsafe class StitchedMemory : IDisposable
         }
 
         nuint reserved = checked((nuint)(total + (2 * Page)));
+        var room = new MappingLimits(reserved, pieces.Length + 2);
+        owner.Charge(room);
         nint reservation = LibC.mmap(
             0, reserved, Mman.PROT_NONE, Mman.MAP_PRIVATE | Mman.MAP_ANONYMOUS | Mman.MAP_NORESERVE, -1, 0);
         if (reservation == -1)
         {
-            throw new LinuxException("mmap", (Errno)LibC.errno, $"{reserved} bytes of address space");
+            var errno = (Errno)LibC.errno;
+            owner.Refund(room);
+            throw new LinuxException("mmap", errno, $"{reserved} bytes of address space");
         }
 
-        nint next = reservation + (nint)Page;
-        foreach ((nint address, ulong length) in pieces)
+        try
         {
-            ulong first = AlignDown((ulong)address);
-            ulong bytes = AlignUp((ulong)address + length) - first;
-            // mremap(2): an old size of 0 leaves a shared mapping where it is and maps its pages a second time. The target is our
-            // own reservation, total bytes of it in all.
-            if (LibC.mremap((nint)first, 0, (nuint)bytes, Mman.MREMAP_MAYMOVE | Mman.MREMAP_FIXED, next) == -1)
+            nint next = reservation + (nint)Page;
+            foreach ((nint address, ulong length) in pieces)
             {
-                var errno = (Errno)LibC.errno;
-                _ = LibC.munmap(reservation, reserved);
-                throw new LinuxException("mremap", errno, $"{bytes} bytes at 0x{first:x}");
+                ulong first = AlignDown((ulong)address);
+                ulong bytes = AlignUp((ulong)address + length) - first;
+                // mremap(2): an old size of 0 leaves a shared mapping where it is and maps its pages a second time. The target is
+                // our own reservation, total bytes of it in all.
+                if (LibC.mremap((nint)first, 0, (nuint)bytes, Mman.MREMAP_MAYMOVE | Mman.MREMAP_FIXED, next) == -1)
+                {
+                    throw new LinuxException("mremap", (Errno)LibC.errno, $"{bytes} bytes at 0x{first:x}");
+                }
+
+                next += (nint)bytes;
             }
 
-            next += (nint)bytes;
+            // Advice, as for the pieces themselves.
+            _ = LibC.madvise(reservation + (nint)Page, (nuint)total, Mman.MADV_DONTFORK);
+            _ = LibC.madvise(reservation + (nint)Page, (nuint)total, Mman.MADV_DONTDUMP);
+            nint watch = owner.Watch(reservation + (nint)Page, (nuint)total, Page);
+            return new StitchedMemory(
+                owner, room, reservation, watch, reservation + (nint)Page + (nint)((ulong)pieces[0].Address % Page));
         }
-
-        // Advice, as for the pieces themselves.
-        _ = LibC.madvise(reservation + (nint)Page, (nuint)total, Mman.MADV_DONTFORK);
-        _ = LibC.madvise(reservation + (nint)Page, (nuint)total, Mman.MADV_DONTDUMP);
-        return new StitchedMemory(
-            reservation, reserved, reservation + (nint)Page + (nint)((ulong)pieces[0].Address % Page));
+        catch
+        {
+            _ = LibC.munmap(reservation, reserved);
+            owner.Refund(room);
+            throw;
+        }
     }
 
     /// <inheritdoc/>
@@ -85,10 +109,13 @@ public sealed unsafe class StitchedMemory : IDisposable
 
     private void Unmap(nint reservation)
     {
-        if (LibC.munmap(reservation, _reserved) < 0)
+        PeerMappings.Unwatch(_watch);
+        if (LibC.munmap(reservation, (nuint)_room.Bytes) < 0)
         {
-            throw new LinuxException("munmap", (Errno)LibC.errno, $"0x{reservation:x}, {_reserved} bytes");
+            throw new LinuxException("munmap", (Errno)LibC.errno, $"0x{reservation:x}, {_room.Bytes} bytes");
         }
+
+        _owner.Refund(_room);
     }
 
     private static ulong AlignDown(ulong address) => address / Page * Page;

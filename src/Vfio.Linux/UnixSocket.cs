@@ -82,6 +82,24 @@ public sealed unsafe class UnixSocket : IDisposable
     /// <returns>The socket.</returns>
     public static UnixSocket Inherited(int number) => new(new FileDescriptor(LinuxKernel.Instance, number));
 
+    /// <summary>Takes over a descriptor that a peer sent, if it is a stream socket of this machine: only of these is it known that a
+    /// send that must not wait does not, and that it goes nowhere else.</summary>
+    /// <param name="descriptor">The descriptor; closed when it is something else.</param>
+    /// <returns>The socket, or null.</returns>
+    public static UnixSocket? TryAdopt(FileDescriptor descriptor)
+    {
+        ArgumentNullException.ThrowIfNull(descriptor);
+        if (Option(descriptor, Linux.Socket.SO_DOMAIN) == Linux.Socket.AF_UNIX
+            && Option(descriptor, Linux.Socket.SO_TYPE) == Linux.Socket.SOCK_STREAM
+            && Option(descriptor, Linux.Socket.SO_ACCEPTCONN) == 0)
+        {
+            return new UnixSocket(descriptor);
+        }
+
+        descriptor.Dispose();
+        return null;
+    }
+
     /// <summary>Two connected sockets.</summary>
     /// <returns>Both ends.</returns>
     /// <exception cref="LinuxException">socketpair(2) failed.</exception>
@@ -224,6 +242,15 @@ public sealed unsafe class UnixSocket : IDisposable
         {
             File.Delete(_boundPath);
         }
+    }
+
+    // -1 for what is no socket.
+    private static int Option(FileDescriptor descriptor, int option)
+    {
+        int value;
+        uint length = sizeof(int);
+        // SAFETY: a local, and its own size.
+        return LibC.getsockopt(descriptor.Number, Linux.Socket.SOL_SOCKET, option, &value, &length) < 0 ? -1 : value;
     }
 
     private static FileDescriptor Create()

@@ -17,7 +17,6 @@ public sealed class ParameterTests
     {
         ["Vfio.Linux.IKernel.Mmap"] = "mmap(2)'s own order, known to everybody",
         ["Vfio.Linux.LinuxKernel.Mmap"] = "as IKernel",
-        ["Vfio.Linux.GuardedMapping.Map"] = "the length and the page size of one file, which its SharedFile names",
         ["Vfio.Linux.MemoryFile.Create"] = "the second is 0, 2 MiB or 1 GiB, else refused",
         ["Vfio.VhostUser.FrontendRegion..ctor"] = "as MemoryFile.Create, which it calls",
         ["Vfio.PinnedBuffer.Slice"] = "(start, length), as every Slice in .NET",

@@ -53,4 +53,42 @@ public sealed class EventFdTests
         eventFd.Dispose();
         Assert.ThrowsExactly<ObjectDisposedException>(eventFd.Signal);
     }
+
+    [TestMethod]
+    public unsafe void A_peer_that_fills_the_counter_and_makes_it_block_holds_nobody_up()
+    {
+        using var theirs = new EventFd();
+        using EventFd ours = EventFd.TryAdopt(new FileDescriptor(LinuxKernel.Instance, LibC.dup(theirs.Descriptor.Number)))!;
+        ulong most = ulong.MaxValue - 1;
+        // SAFETY: eight bytes of a local.
+        Assert.AreEqual(8, LibC.write(theirs.Descriptor.Number, &most, 8));
+        Assert.AreEqual(0, LibC.fcntl(theirs.Descriptor.Number, Fcntl.F_SETFL, 0));
+        var thread = new Thread(() =>
+        {
+            for (int i = 0; i < 2000; i++)
+            {
+                ours.Signal();
+            }
+        });
+        thread.IsBackground = true;
+        thread.Start();
+        Assert.IsTrue(thread.Join(TimeSpan.FromSeconds(60)), "the signal waits for the peer");
+    }
+
+    [TestMethod]
+    public void A_shared_one_counts_each_signal_of_many_threads()
+    {
+        using var theirs = new EventFd();
+        using EventFd ours = EventFd.TryAdopt(new FileDescriptor(LinuxKernel.Instance, LibC.dup(theirs.Descriptor.Number)))!;
+        Thread[] threads = [.. Enumerable.Range(0, 3).Select(_ => new Thread(() =>
+        {
+            for (int i = 0; i < 3000; i++)
+            {
+                ours.Signal();
+            }
+        }))];
+        Array.ForEach(threads, t => t.Start());
+        Array.ForEach(threads, t => t.Join());
+        Assert.AreEqual(9000ul, theirs.Take());
+    }
 }

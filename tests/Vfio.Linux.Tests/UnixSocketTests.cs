@@ -197,4 +197,50 @@ public sealed class UnixSocketTests
         now.rlim_cur = limit;
         Assert.AreEqual(0, LibC.setrlimit(Resource.RLIMIT_NOFILE, &now));
     }
+
+    [TestMethod]
+    public unsafe void Only_a_connected_stream_socket_of_this_machine_is_taken_over()
+    {
+        (UnixSocket first, UnixSocket second) = UnixSocket.Pair();
+        using (first)
+        using (second)
+        {
+            using UnixSocket? taken = UnixSocket.TryAdopt(Copy(first.Descriptor.Number));
+            Assert.IsNotNull(taken);
+        }
+
+        const int Internet = 2;
+        const int Datagram = 2;
+        const int Packets = 5;
+        int* ends = stackalloc int[2];
+        foreach (int type in new[] { Datagram, Packets })
+        {
+            // SAFETY: room for the two numbers that the call writes.
+            Assert.AreEqual(0, LibC.socketpair(Socket.AF_UNIX, type, 0, ends));
+            Assert.IsNull(UnixSocket.TryAdopt(new FileDescriptor(LinuxKernel.Instance, ends[0])));
+            Assert.IsNull(UnixSocket.TryAdopt(new FileDescriptor(LinuxKernel.Instance, ends[1])));
+        }
+
+        Assert.IsNull(UnixSocket.TryAdopt(new FileDescriptor(LinuxKernel.Instance, LibC.socket(Internet, Socket.SOCK_STREAM, 0))));
+        Assert.IsNull(UnixSocket.TryAdopt(new FileDescriptor(LinuxKernel.Instance, LibC.socket(Internet, Datagram, 0))));
+        using var eventFd = new EventFd();
+        Assert.IsNull(UnixSocket.TryAdopt(Copy(eventFd.Descriptor.Number)));
+    }
+
+    [TestMethod]
+    public void Only_memory_counts_as_memory()
+    {
+        using FileDescriptor memory = MemoryFile.Create("memory", 4096);
+        Assert.IsTrue(SharedFile.Of(memory) is { IsMemory: true, CannotShrink: true, Size: 4096 });
+        using FileDescriptor open = MemoryFile.Create("memory", 4096, canShrink: true);
+        Assert.IsTrue(SharedFile.Of(open) is { IsMemory: true, CannotShrink: false });
+        // A file of a file system that has to be asked for each page, and a device.
+        foreach (string path in new[] { "/proc/self/status", "/dev/zero" })
+        {
+            using FileDescriptor other = FileDescriptor.Open(LinuxKernel.Instance, path, Fcntl.O_RDONLY);
+            Assert.IsFalse(SharedFile.Of(other).IsMemory, path);
+        }
+    }
+
+    private static FileDescriptor Copy(int number) => new(LinuxKernel.Instance, LibC.dup(number));
 }

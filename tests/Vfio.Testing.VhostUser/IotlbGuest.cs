@@ -30,6 +30,7 @@ public sealed class IotlbGuest : IDisposable
     /// <param name="servesMisses">Whether a thread of this object answers misses; else the owner does.</param>
     /// <param name="hugePageSize">The pages that memory is made of.</param>
     /// <param name="scattersRings">Whether the rings' pages are neighbours for the device only.</param>
+    /// <param name="canShrink">Whether its memory is going to be taken away from under the back-end.</param>
     public IotlbGuest(
         UnixSocket socket,
         VirtioFeatures features,
@@ -38,10 +39,11 @@ public sealed class IotlbGuest : IDisposable
         bool hasIommu,
         bool servesMisses = true,
         ulong hugePageSize = 0,
-        bool scattersRings = false)
+        bool scattersRings = false,
+        bool canShrink = false)
     {
         Name = $"iotlb-guest-{Guid.NewGuid():N}"[..28];
-        Region = new FrontendRegion(Name, new GuestPhysicalAddress(GuestBase), RingBytes + memory, hugePageSize);
+        Region = new FrontendRegion(Name, new GuestPhysicalAddress(GuestBase), RingBytes + memory, hugePageSize, canShrink);
         Iommu = hasIommu ? new FrontendIommu() : null;
         Frontend = new VhostUserFrontend(socket, features, Iommu);
         if (Iommu is not null && servesMisses)

@@ -46,6 +46,16 @@ public sealed class LocalBackend : IDisposable
     /// <summary>Lines that were logged.</summary>
     public System.Collections.ObjectModel.Collection<string> Log { get; } = [];
 
+    /// <summary>Waits until the session has ended by itself.</summary>
+    /// <exception cref="TimeoutException">It goes on.</exception>
+    public void AwaitEnd()
+    {
+        if (!_thread.Join(TimeSpan.FromSeconds(60)))
+        {
+            throw new TimeoutException("the session goes on");
+        }
+    }
+
     public void Dispose()
     {
         Session.Close();

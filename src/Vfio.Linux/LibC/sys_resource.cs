@@ -25,5 +25,6 @@ internal static class Resource
 {
     public const int RLIMIT_MEMLOCK = 8;
     public const int RLIMIT_NOFILE = 7;
+    public const int RLIMIT_AS = 9;
     public const ulong RLIM_INFINITY = ulong.MaxValue;
 }

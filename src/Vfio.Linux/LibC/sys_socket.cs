@@ -91,6 +91,9 @@ internal static class Socket
     public const int SOCK_NONBLOCK = 0x800;
     public const int SOCK_CLOEXEC = 0x80000;
     public const int SOL_SOCKET = 1;
+    public const int SO_TYPE = 3;
+    public const int SO_ACCEPTCONN = 30;
+    public const int SO_DOMAIN = 39;
     public const int SO_PEERCRED = 17;
     public const int SO_PEERGROUPS = 59;
     public const int SCM_RIGHTS = 1;

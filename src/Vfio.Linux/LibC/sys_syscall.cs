@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Vfio.Linux;
 
-// syscall(2), for calls that glibc has no function for: mbind(2). Variadic in C; see ioctl for why a fixed signature is safe.
+// syscall(2), for calls that glibc has no function for: mbind(2), and io_submit(2) with its kin. Variadic in C; see ioctl for why a fixed signature is safe.
 internal static unsafe partial class LibC
 {
     [LibraryImport("libc", SetLastError = true)]
@@ -13,6 +13,9 @@ internal static unsafe partial class LibC
 [Header("asm/unistd.h")]
 internal static class Unistd
 {
+    public const int __NR_io_setup = 206;
+    public const int __NR_io_getevents = 208;
+    public const int __NR_io_submit = 209;
     public const int __NR_mbind = 237;
 }
 

@@ -13,12 +13,14 @@ public sealed class FrontendRegion : IDisposable
     /// <param name="guest">Where the guest has its first byte.</param>
     /// <param name="length">Bytes, a multiple of the page size.</param>
     /// <param name="hugePageSize">0 for ordinary pages, else 2 MiB or 1 GiB.</param>
+    /// <param name="canShrink">Whether <see cref="Shrink"/> is going to be called.</param>
     /// <exception cref="LinuxException">There is no such memory.</exception>
-    public FrontendRegion(string name, GuestPhysicalAddress guest, ulong length, ulong hugePageSize = 0)
+    public FrontendRegion(
+        string name, GuestPhysicalAddress guest, ulong length, ulong hugePageSize = 0, bool canShrink = false)
     {
         Guest = guest;
         Length = length;
-        File = MemoryFile.Create(name, length, hugePageSize);
+        File = MemoryFile.Create(name, length, hugePageSize, canShrink);
         try
         {
             _mapping = MappedMemory.Map(File, 0, length, writable: true, hugePageSize == 0 ? 4096 : hugePageSize);
@@ -45,6 +47,18 @@ public sealed class FrontendRegion : IDisposable
     public FrontendAddress Frontend => new(Host.Value);
 
     internal FileDescriptor File { get; }
+
+    /// <summary>Takes memory away from under the back-end, as a hostile front-end does. Whoever touches it in this process
+    /// dies of it, but for a back-end.</summary>
+    /// <param name="length">Bytes that stay.</param>
+    /// <exception cref="LinuxException">It was made to stay.</exception>
+    public void Shrink(ulong length)
+    {
+        if (LibC.ftruncate(File.Number, checked((long)length)) < 0)
+        {
+            throw new LinuxException("ftruncate", (Errno)LibC.errno, $"to {length} bytes");
+        }
+    }
 
     /// <inheritdoc/>
     public void Dispose()

@@ -12,7 +12,6 @@ internal sealed class InflightBuffer : IDisposable
     private const ulong RegionAlignment = 64;
 
     private readonly GuardedMapping _mapping;
-    private readonly ulong _offset;
     private readonly int _queues;
     private readonly int _queueSize;
     private readonly bool _packed;
@@ -20,7 +19,6 @@ internal sealed class InflightBuffer : IDisposable
     private InflightBuffer(GuardedMapping mapping, InflightDescription description, bool packed)
     {
         _mapping = mapping;
-        _offset = description.MmapOffset;
         _queues = description.QueueCount;
         _queueSize = description.QueueSize;
         _packed = packed;
@@ -43,11 +41,11 @@ internal sealed class InflightBuffer : IDisposable
     }
 
     /// <summary>Maps what the front-end gives back, after checking it against the file itself.</summary>
-    public static InflightBuffer Map(FileDescriptor file, InflightDescription description, bool packed)
+    public static InflightBuffer Map(FileDescriptor file, InflightDescription description, bool packed, PeerMappings? owner = null)
     {
         SharedFile backing = SharedFile.Of(file);
         ulong needed = description.QueueCount * RegionBytes(description.QueueSize, packed);
-        if (!backing.IsRegular || description.QueueSize is 0 or > RingAddresses.MaxSize || description.MmapSize < needed
+        if (!backing.IsMemory || description.QueueSize is 0 or > RingAddresses.MaxSize || description.MmapSize < needed
             || description.MmapOffset % sizeof(ulong) != 0
             || unchecked(description.MmapOffset + description.MmapSize) < description.MmapSize
             || description.MmapOffset + description.MmapSize > backing.Size)
@@ -58,7 +56,7 @@ internal sealed class InflightBuffer : IDisposable
         }
 
         return new InflightBuffer(
-            GuardedMapping.Map(file, description.MmapOffset + description.MmapSize, backing.PageSize), description, packed);
+            GuardedMapping.Map(file, new FileRange(description.MmapOffset, needed), backing.PageSize, owner), description, packed);
     }
 
     /// <summary>The record of one ring, or null where the buffer has no region for it.</summary>
@@ -69,7 +67,7 @@ internal sealed class InflightBuffer : IDisposable
             return null;
         }
 
-        ulong region = (ulong)_mapping.Address + _offset + ((ulong)index * RegionBytes(_queueSize, _packed));
+        ulong region = (ulong)_mapping.Address + ((ulong)index * RegionBytes(_queueSize, _packed));
         return packed ? new PackedInflight(new HostAddress(region), size) : new SplitInflight(new HostAddress(region), size);
     }
 

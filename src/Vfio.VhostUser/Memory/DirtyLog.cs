@@ -15,10 +15,10 @@ public sealed unsafe class DirtyLog : IDisposable
     private readonly ulong _pages;
     private long _outside;
 
-    private DirtyLog(GuardedMapping mapping, ulong offset, ulong size)
+    private DirtyLog(GuardedMapping mapping, ulong size)
     {
         _mapping = mapping;
-        _words = (ulong*)((ulong)mapping.Address + offset);
+        _words = (ulong*)mapping.Address;
         _pages = size * 8;
     }
 
@@ -29,21 +29,21 @@ public sealed unsafe class DirtyLog : IDisposable
     /// <param name="file">The memory file; stays the caller's.</param>
     /// <param name="offset">Where the bit of guest physical page 0 is. Multiple of 8.</param>
     /// <param name="size">Bytes of the log; the last incomplete 8 are not used.</param>
+    /// <param name="owner">Whose memory it is; null: nobody's.</param>
     /// <returns>The log.</returns>
     /// <exception cref="VhostUserProtocolException">The file does not hold it.</exception>
     /// <exception cref="LinuxException">The kernel would not map it.</exception>
-    public static DirtyLog Map(FileDescriptor file, FileOffset offset, ulong size)
+    public static DirtyLog Map(FileDescriptor file, FileOffset offset, ulong size, PeerMappings? owner = null)
     {
         SharedFile backing = SharedFile.Of(file);
-        if (!backing.IsRegular || offset.Value % sizeof(ulong) != 0 || size < sizeof(ulong)
+        if (!backing.IsMemory || offset.Value % sizeof(ulong) != 0 || size < sizeof(ulong)
             || unchecked(offset.Value + size) < size || offset.Value + size > backing.Size)
         {
             throw new VhostUserProtocolException(
                 $"dirty log of {size} bytes at offset {offset}: not aligned to 8, or the file ({backing.Size} bytes) does not hold it");
         }
 
-        GuardedMapping mapping = GuardedMapping.Map(file, offset.Value + size, backing.PageSize);
-        return new DirtyLog(mapping, offset.Value, size & ~7ul);
+        return new DirtyLog(GuardedMapping.Map(file, new FileRange(offset.Value, size), backing.PageSize, owner), size & ~7ul);
     }
 
     /// <summary>Marks the pages of a range that was written.</summary>

@@ -30,8 +30,8 @@ public sealed class GuestMemoryRegion : IDisposable
     /// <summary>Bytes, at least 1; none of the three address ranges wraps.</summary>
     public ulong Length { get; }
 
-    /// <summary>Whether the front-end could take the memory away under us, which would end this process (SIGBUS): the file is
-    /// not sealed against shrinking.</summary>
+    /// <summary>Whether the front-end could take the memory away under us, which ends its session: the file is not sealed against
+    /// shrinking.</summary>
     public bool CanShrink { get; private init; }
 
     /// <summary>Maps what a front-end announced, after checking it against the file itself.</summary>
@@ -40,11 +40,13 @@ public sealed class GuestMemoryRegion : IDisposable
     /// <param name="length">Bytes.</param>
     /// <param name="file">The memory file; stays the caller's, who may close it.</param>
     /// <param name="fileOffset">Where the region starts in the file.</param>
+    /// <param name="owner">Whose memory it is; null: nobody's.</param>
     /// <returns>The region.</returns>
     /// <exception cref="VhostUserProtocolException">The announcement is wrong: it wraps, is empty, or reaches beyond the file.</exception>
     /// <exception cref="LinuxException">The kernel would not map it.</exception>
     public static GuestMemoryRegion Map(
-        GuestPhysicalAddress guest, FrontendAddress frontend, ulong length, FileDescriptor file, FileOffset fileOffset)
+        GuestPhysicalAddress guest, FrontendAddress frontend, ulong length, FileDescriptor file, FileOffset fileOffset,
+        PeerMappings? owner = null)
     {
         string what = $"memory region {guest}, {length} bytes at offset {fileOffset} of its file";
         if (length == 0 || unchecked(guest.Value + (length - 1)) < guest.Value
@@ -55,17 +57,16 @@ public sealed class GuestMemoryRegion : IDisposable
         }
 
         SharedFile backing = SharedFile.Of(file);
-        if (!backing.IsRegular || fileOffset.Value + length > backing.Size)
+        if (!backing.IsMemory || fileOffset.Value + length > backing.Size)
         {
             // Mapping beyond the end of a file works; touching it is SIGBUS.
             throw new VhostUserProtocolException(
-                $"{what}: the file is {(backing.IsRegular ? $"only {backing.Size} bytes long" : "not a file of memory")}");
+                $"{what}: the file is {(backing.IsMemory ? $"only {backing.Size} bytes long" : "not a file of memory")}");
         }
 
-        // The offset need not be a multiple of the page size: the file is mapped from its start on.
-        GuardedMapping mapping = GuardedMapping.Map(file, fileOffset.Value + length, backing.PageSize);
+        GuardedMapping mapping = GuardedMapping.Map(file, new FileRange(fileOffset.Value, length), backing.PageSize, owner);
         return new GuestMemoryRegion(
-            guest, frontend, length, mapping, new HostAddress((ulong)mapping.Address) + fileOffset.Value)
+            guest, frontend, length, mapping, new HostAddress((ulong)mapping.Address))
         {
             CanShrink = !backing.CannotShrink,
         };

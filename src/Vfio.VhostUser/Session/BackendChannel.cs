@@ -5,7 +5,7 @@ namespace Vfio.VhostUser;
 
 /// <summary>The channel for requests of the back-end (vhost-user specification, "Back-end communication"). Nothing waits on it:
 /// pollers send here.</summary>
-internal sealed class BackendChannel(FileDescriptor socket) : IDisposable
+internal sealed class BackendChannel(UnixSocket socket) : IDisposable
 {
     private readonly MessageChannel _channel = new(socket);
 

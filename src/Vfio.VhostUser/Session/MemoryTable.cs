@@ -3,7 +3,7 @@ using Vfio.Linux;
 namespace Vfio.VhostUser;
 
 /// <summary>Owns the regions of one session. A change is prepared first, which may fail, and then made while no ring runs.</summary>
-internal sealed class MemoryTable : IDisposable
+internal sealed class MemoryTable(PeerMappings mappings) : IDisposable
 {
     /// <summary>What VHOST_USER_GET_MAX_MEM_SLOTS says: the most that QEMU plugs in.</summary>
     public const int MaxSlots = 509;
@@ -11,7 +11,7 @@ internal sealed class MemoryTable : IDisposable
     public GuestMemory Current { get; private set; } = GuestMemory.Empty;
 
     /// <summary>Maps all regions of a table, or none.</summary>
-    public static GuestMemory Prepare(ReadOnlySpan<RegionDescription> regions, ReceivedDescriptors files)
+    public GuestMemory Prepare(ReadOnlySpan<RegionDescription> regions, ReceivedDescriptors files)
     {
         var mapped = new List<GuestMemoryRegion>();
         try
@@ -74,8 +74,8 @@ internal sealed class MemoryTable : IDisposable
 
     public void Dispose() => Replace(GuestMemory.Empty);
 
-    private static GuestMemoryRegion Map(RegionDescription region, FileDescriptor file) =>
-        GuestMemoryRegion.Map(region.GuestAddress, region.UserAddress, region.Size, file, new FileOffset(region.MmapOffset));
+    private GuestMemoryRegion Map(RegionDescription region, FileDescriptor file) =>
+        GuestMemoryRegion.Map(region.GuestAddress, region.UserAddress, region.Size, file, new FileOffset(region.MmapOffset), mappings);
 
     // "Identified by its guest address, user address and size. The mmap offset is ignored."
     private static bool IsSame(GuestMemoryRegion region, RegionDescription other) =>

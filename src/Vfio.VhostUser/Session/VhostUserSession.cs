@@ -25,7 +25,8 @@ public sealed class VhostUserSession : IDisposable
     private readonly MessageChannel _channel;
     private readonly IVhostUserDevice _device;
     private readonly Action<string> _log;
-    private readonly MemoryTable _memory = new();
+    private readonly PeerMappings _mappings;
+    private readonly MemoryTable _memory;
     private readonly SessionIotlb _iotlb;
     private readonly VringTable _rings;
     private readonly SessionTurn _turn;
@@ -40,26 +41,30 @@ public sealed class VhostUserSession : IDisposable
     /// <param name="socket">The connection; owned from now on.</param>
     /// <param name="device">The device to serve it with.</param>
     /// <param name="log">Takes a line for each thing worth one.</param>
+    /// <param name="limits">How much the front-end's memory may take; null for <see cref="MappingLimits.Peer"/>.</param>
     /// <exception cref="LinuxException">There are no more descriptors; the socket is closed.</exception>
-    public VhostUserSession(UnixSocket socket, IVhostUserDevice device, Action<string> log)
+    public VhostUserSession(UnixSocket socket, IVhostUserDevice device, Action<string> log, MappingLimits? limits = null)
     {
         ArgumentNullException.ThrowIfNull(socket);
         ArgumentNullException.ThrowIfNull(device);
         _channel = new MessageChannel(socket);
-        _device = device;
-        _log = log;
-        _iotlb = new SessionIotlb(device);
         try
         {
             _turn = new SessionTurn(socket.Descriptor, TakeAnswers);
+            _mappings = new PeerMappings(socket, limits);
         }
         catch
         {
+            _turn?.Dispose();
             _channel.Dispose();
             throw;
         }
 
-        _rings = new VringTable(device, _iotlb, log) { Answers = _turn };
+        _memory = new MemoryTable(_mappings);
+        _device = device;
+        _log = log;
+        _iotlb = new SessionIotlb(device);
+        _rings = new VringTable(device, _iotlb, _mappings, log) { Answers = _turn };
     }
 
     /// <summary>Messages that were received whole.</summary>
@@ -70,6 +75,10 @@ public sealed class VhostUserSession : IDisposable
 
     /// <summary>Messages that were refused.</summary>
     public long Refused { get; private set; }
+
+    /// <summary>Accesses that found memory gone which the front-end had shared (<see cref="PeerMappings.Losses"/>); the first ends
+    /// the session.</summary>
+    public long Losses { get; private set; }
 
     /// <summary>The virtio features that were negotiated.</summary>
     public VirtioFeatures Features => _rings.Features;
@@ -114,6 +123,13 @@ public sealed class VhostUserSession : IDisposable
                 _turn.End();
             }
         }
+
+        Losses = _mappings.Losses;
+        if (Losses != 0)
+        {
+            _log($"session ended: memory of the front-end was gone at {Losses} accesses (SIGBUS). Cause: it shrank its memory " +
+                "file, or huge pages ran out. Cure: seal the file (QEMU: memory-backend-memfd with seal=on), reserve the pages");
+        }
     }
 
     /// <summary>Ends <see cref="Run"/>.</summary>
@@ -128,6 +144,7 @@ public sealed class VhostUserSession : IDisposable
         _logSignal?.Dispose();
         _turn.Dispose();
         _channel.Dispose();
+        _mappings.Dispose();
     }
 
     // False at the end of the connection.
@@ -326,7 +343,7 @@ public sealed class VhostUserSession : IDisposable
                 SetMemoryTable();
                 break;
             case FrontendRequest.AddMemReg:
-                ChangeMemory(_memory.PrepareWith(MemoryTable.Prepare([Payload<SingleRegion>().Region], _channel.Descriptors)));
+                ChangeMemory(_memory.PrepareWith(_memory.Prepare([Payload<SingleRegion>().Region], _channel.Descriptors)));
                 break;
             case FrontendRequest.RemMemReg:
                 ChangeMemory(_memory.PrepareWithout(Payload<SingleRegion>().Region));
@@ -476,14 +493,14 @@ public sealed class VhostUserSession : IDisposable
                 $"SetMemTable announces {count} regions, has room for {regions.Length} and came with {_channel.Descriptors.Count} descriptors");
         }
 
-        ChangeMemory(MemoryTable.Prepare(regions[..(int)count], _channel.Descriptors));
+        ChangeMemory(_memory.Prepare(regions[..(int)count], _channel.Descriptors));
     }
 
     private void ChangeMemory(GuestMemory next)
     {
         if (next.Regions.Any(r => r.CanShrink) && !_memory.Current.Regions.Any(r => r.CanShrink))
         {
-            _log("the front-end's memory file is not sealed against shrinking: a front-end that truncates it ends this process");
+            _log("the front-end's memory file is not sealed against shrinking: if it shrinks, the session ends");
         }
 
         _rings.WhileStopped(() =>
@@ -531,10 +548,12 @@ public sealed class VhostUserSession : IDisposable
 
     private void SetBackendChannel()
     {
+        UnixSocket socket = UnixSocket.TryAdopt(_channel.Descriptors.Take(0))
+            ?? throw new VhostUserProtocolException("the channel for requests of the back-end is not a stream socket of this machine");
         _rings.WhileStopped(() =>
         {
             _backendChannel?.Dispose();
-            _backendChannel = new BackendChannel(_channel.Descriptors.Take(0));
+            _backendChannel = new BackendChannel(socket);
             _rings.BackendChannel = _backendChannel;
             _iotlb.Channel = _backendChannel;
         });

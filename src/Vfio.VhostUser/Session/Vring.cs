@@ -41,9 +41,9 @@ internal sealed class Vring(int index) : IDisposable
     public IotlbView? Iotlb { get; set; }
 
     /// <summary>Makes a view of pieces of the ring, which lives until <see cref="ForgetViews"/>.</summary>
-    public StitchedMemory View(List<(nint Address, ulong Length)> pieces)
+    public StitchedMemory View(PeerMappings owner, List<(nint Address, ulong Length)> pieces)
     {
-        var view = StitchedMemory.Make(CollectionsMarshal.AsSpan(pieces));
+        var view = StitchedMemory.Make(owner, CollectionsMarshal.AsSpan(pieces));
         _views.Add(view);
         return view;
     }

@@ -10,15 +10,17 @@ internal sealed class VringTable : IDisposable
     private readonly Vring[] _rings;
     private readonly IVhostUserDevice _device;
     private readonly SessionIotlb _iotlb;
+    private readonly PeerMappings _mappings;
     private readonly Action<string> _log;
     private DirtyLog? _dirtyLog;
     private InflightBuffer? _inflight;
     private bool _mustRestart;
 
-    public VringTable(IVhostUserDevice device, SessionIotlb iotlb, Action<string> log)
+    public VringTable(IVhostUserDevice device, SessionIotlb iotlb, PeerMappings mappings, Action<string> log)
     {
         _device = device;
         _iotlb = iotlb;
+        _mappings = mappings;
         _log = log;
         _rings = [.. Enumerable.Range(0, device.RingCount).Select(i => new Vring(i))];
     }
@@ -46,7 +48,7 @@ internal sealed class VringTable : IDisposable
     public void SetLog(FileDescriptor file, LogDescription description) => WhileStopped(() =>
     {
         DirtyLog? former = _dirtyLog;
-        _dirtyLog = DirtyLog.Map(file, new FileOffset(description.Offset), description.Size);
+        _dirtyLog = DirtyLog.Map(file, new FileOffset(description.Offset), description.Size, _mappings);
         former?.Dispose();
     });
 
@@ -57,7 +59,7 @@ internal sealed class VringTable : IDisposable
     public void SetInflight(FileDescriptor file, InflightDescription description) => WhileStopped(() =>
     {
         InflightBuffer? former = _inflight;
-        _inflight = InflightBuffer.Map(file, description, IsPacked);
+        _inflight = InflightBuffer.Map(file, description, IsPacked, _mappings);
         former?.Dispose();
     });
 
@@ -444,7 +446,7 @@ internal sealed class VringTable : IDisposable
     }
 
     // A ring whose pages are not neighbours here gets a view in which they are, so that rings need no slower path.
-    private static HostAddress InOnePiece(Vring ring, List<(nint Address, ulong Length)> pieces)
+    private HostAddress InOnePiece(Vring ring, List<(nint Address, ulong Length)> pieces)
     {
         if (pieces.Count == 1)
         {
@@ -453,7 +455,7 @@ internal sealed class VringTable : IDisposable
 
         try
         {
-            return new HostAddress((ulong)ring.View(pieces).Address);
+            return new HostAddress((ulong)ring.View(_mappings, pieces).Address);
         }
         catch (LinuxException e)
         {
