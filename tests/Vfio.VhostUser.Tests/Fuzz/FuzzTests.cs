@@ -16,13 +16,18 @@ public sealed class FuzzTests
         using var fuzzer = new RingFuzzer();
         long runs = Run(2000, fuzzer.RunOnce);
         TestContext.WriteLine($"rings: {runs} runs, {fuzzer.Polls} polls; ended: " +
-            string.Join(", ", fuzzer.Errors.OrderBy(e => e.Key).Select(e => $"{e.Key} {e.Value}")));
+            string.Join(", ", fuzzer.Errors.OrderBy(e => e.Key).Select(e => $"{e.Key} {e.Value}")) + "; " +
+            string.Join(", ", fuzzer.Seen.OrderBy(e => e.Key, StringComparer.Ordinal).Select(e => $"{e.Key} {e.Value}")));
         // One that finds no fault in anything has looked at nothing.
         Assert.IsGreaterThan(3, fuzzer.Errors.Count);
+        Assert.HasCount(6, fuzzer.Seen);
     }
 
     [TestMethod]
     public void Messages() => TestContext.WriteLine($"messages: {Run(200, MessageFuzzer.RunOnce)} sessions");
+
+    [TestMethod]
+    public void Iotlb() => TestContext.WriteLine($"IOTLB messages: {Run(100, IotlbMessageFuzzer.RunOnce)} sessions");
 
     private static long Run(int defaultRuns, Action<Random> runOnce)
     {

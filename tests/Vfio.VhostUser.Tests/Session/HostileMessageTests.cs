@@ -73,6 +73,50 @@ public sealed class HostileMessageTests
     }
 
     [TestMethod]
+    public void Every_message_of_another_version_ends_the_session()
+    {
+        foreach (FrontendRequest request in Enum.GetValues<FrontendRequest>())
+        {
+            if (MessageRule.TryGet(request, out MessageRule rule))
+            {
+                AssertEndsRaw([.. Header(request, flags: 0, (uint)rule.MinPayload), .. new byte[rule.MinPayload]]);
+                AssertEndsRaw([.. Header(request, flags: 3, (uint)rule.MinPayload), .. new byte[rule.MinPayload]]);
+            }
+        }
+    }
+
+    [TestMethod]
+    public void A_message_inside_another_is_its_payload()
+    {
+        // The header promises 8 bytes: the first 8 of the next message are taken for them, and what is left is no header.
+        byte[] inner = [.. Header(FrontendRequest.SetVringNum, MessageHeader.Version, 8), .. new byte[8]];
+        AssertEndsRaw([.. Header(FrontendRequest.SetFeatures, MessageHeader.Version, 8), .. inner]);
+    }
+
+    [TestMethod]
+    public void Every_message_may_come_first_and_twice()
+    {
+        foreach (FrontendRequest request in Enum.GetValues<FrontendRequest>())
+        {
+            if (!MessageRule.TryGet(request, out MessageRule rule))
+            {
+                continue;
+            }
+
+            using var peer = new Peer();
+            var files = new FileDescriptor[rule.MinDescriptors];
+            Array.Fill(files, peer.Memory);
+            byte[] message = [.. Header(request, MessageHeader.Version, (uint)rule.MinPayload), .. new byte[rule.MinPayload]];
+            peer.SendRaw(message, files);
+            peer.SendRaw(message, files);
+            peer.Close();
+            peer.AssertEnds();
+            // Answered or done, or refused with a line that says so: nothing between.
+            Assert.AreEqual(peer.Session.Refused, peer.Log.Count(l => l.Contains("session ended", StringComparison.Ordinal)), request.ToString());
+        }
+    }
+
+    [TestMethod]
     public void A_connection_that_ends_inside_a_message_ends_the_session()
     {
         byte[] message = [.. Header(FrontendRequest.SetFeatures, MessageHeader.Version, 8), .. new byte[8]];

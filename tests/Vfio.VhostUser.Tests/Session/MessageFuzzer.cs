@@ -18,7 +18,10 @@ internal static class MessageFuzzer
         using var signal = new EventFd();
         if (random.Next(8) != 0)
         {
-            peer.Negotiate((Virtio.VirtioFeatures)((1ul << 32) | (random.Next(2) == 0 ? 0 : 1ul << 34)));
+            // VERSION_1, with RING_PACKED and ACCESS_PLATFORM or without; everything that there is a message for.
+            peer.Negotiate(
+                (Virtio.VirtioFeatures)((1ul << 32) | (random.Next(2) == 0 ? 0 : 1ul << 34) | (random.Next(4) == 0 ? 1ul << 33 : 0)),
+                (ProtocolFeatures)peer.Ask<ulong>(FrontendRequest.GetProtocolFeatures, []));
             peer.AsksForReplies = false;
             if (random.Next(4) != 0)
             {

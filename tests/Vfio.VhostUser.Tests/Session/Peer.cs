@@ -16,13 +16,18 @@ internal sealed class Peer : IDisposable
     private readonly VhostUserSession _session;
     private readonly Thread _thread;
 
-    public Peer()
+    public Peer(MappingLimits? limits = null, bool canShrink = false)
     {
         (_raw, UnixSocket theirs) = UnixSocket.Pair();
         _channel = new MessageChannel(_raw);
-        _session = new VhostUserSession(theirs, Device, Log.Enqueue);
-        Memory = MemoryFile.Create("guest", MemoryLength);
-        _thread = new Thread(_session.Run);
+        _session = new VhostUserSession(theirs, Device, Log.Enqueue, limits);
+        Memory = MemoryFile.Create("guest", MemoryLength, canShrink: canShrink);
+        _thread = new Thread(() =>
+        {
+            _session.Run();
+            // As whoever runs sessions does: what is sent to one that has ended is an error, not a wait.
+            _session.Close();
+        });
         _thread.Start();
     }
 

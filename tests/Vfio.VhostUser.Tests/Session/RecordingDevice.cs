@@ -5,13 +5,18 @@ namespace Vfio.VhostUser.Tests.Session;
 /// <summary>A device that uses no ring and remembers which it was given.</summary>
 internal sealed class RecordingDevice : IVhostUserDevice
 {
+    /// <summary>Translations that it keeps: few, so that tests can overrun them.</summary>
+    public const int Capacity = 64;
+
     public VirtioFeatures Features => VirtioFeatures.Version1 | VirtioFeatures.RingPacked | VirtioFeatures.RingEventIdx
-        | VirtioFeatures.RingIndirectDesc | VirtioFeatures.InOrder | VhostFeatures.LogAll
+        | VirtioFeatures.RingIndirectDesc | VirtioFeatures.InOrder | VhostFeatures.LogAll | VirtioFeatures.AccessPlatform
         | (VirtioFeatures)(NetFeatures.MrgRxbuf | NetFeatures.Mq);
 
     public ProtocolFeatures ProtocolFeatures => (ProtocolFeatures)int.MaxValue;
 
     public int RingCount => 4;
+
+    public int IotlbCapacity => Capacity;
 
     public int QueueNumber => 2;
 
