@@ -14,7 +14,7 @@ public sealed class FuzzTests
     public void Rings()
     {
         using var fuzzer = new RingFuzzer();
-        long runs = Run(2000, fuzzer.RunOnce);
+        long runs = Run(1000, fuzzer.RunOnce);
         TestContext.WriteLine($"rings: {runs} runs, {fuzzer.Polls} polls; ended: " +
             string.Join(", ", fuzzer.Errors.OrderBy(e => e.Key).Select(e => $"{e.Key} {e.Value}")) + "; " +
             string.Join(", ", fuzzer.Seen.OrderBy(e => e.Key, StringComparer.Ordinal).Select(e => $"{e.Key} {e.Value}")));
@@ -27,7 +27,7 @@ public sealed class FuzzTests
     public void Messages() => TestContext.WriteLine($"messages: {Run(200, MessageFuzzer.RunOnce)} sessions");
 
     [TestMethod]
-    public void Iotlb() => TestContext.WriteLine($"IOTLB messages: {Run(100, IotlbMessageFuzzer.RunOnce)} sessions");
+    public void Iotlb() => TestContext.WriteLine($"IOTLB messages: {Run(50, IotlbMessageFuzzer.RunOnce)} sessions");
 
     private static long Run(int defaultRuns, Action<Random> runOnce)
     {

@@ -67,6 +67,18 @@ public sealed class HostileDriverTests
     }
 
     [TestMethod]
+    public void Packed_record_of_more_than_its_chain()
+    {
+        using var ring = new RawRing(packed: true);
+        // The first has no NEXT: the other two belong to nothing.
+        var one = new PackedDescriptor(new BusAddress(Bus), PackedDescriptor.MakeControl(16, 0, 0));
+        Assert.IsFalse(((PackedDeviceQueue)ring.Queue).Resolve(ref ring.Translator, [one, one, one], out _, ring.Segments));
+        Assert.AreEqual(RingError.ChainTooLong, ring.Queue.Error);
+        using var other = new RawRing(packed: true);
+        Assert.IsTrue(((PackedDeviceQueue)other.Queue).Resolve(ref other.Translator, [one], out _, other.Segments));
+    }
+
+    [TestMethod]
     [DataRow(false)]
     [DataRow(true)]
     public void Chains_that_lead_nowhere_take_no_more_of_a_batch_than_others(bool packed)
