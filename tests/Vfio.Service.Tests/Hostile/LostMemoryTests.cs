@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using Vfio.Testing.VhostUser;
-using Vfio.VhostUser;
 using Vfio.Virtio;
 
 namespace Vfio.Service.Tests;
