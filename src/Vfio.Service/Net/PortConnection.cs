@@ -135,10 +135,11 @@ internal sealed class PortConnection : IDisposable
 
     private bool ServeNext()
     {
-        UnixSocket? socket;
+        VhostUserSession? session;
         try
         {
-            socket = Connect();
+            session = Connect() is { } socket
+                ? new VhostUserSession(socket, _port, message => _log($"{_port.Name}: {message}")) : null;
             _isStarved = false;
         }
         catch (LinuxException e) when (e.Errno is Errno.EMFILE or Errno.ENOMEM)
@@ -154,12 +155,11 @@ internal sealed class PortConnection : IDisposable
             return true;
         }
 
-        if (socket is null)
+        if (session is null)
         {
             return false;
         }
 
-        var session = new VhostUserSession(socket, _port, message => _log($"{_port.Name}: {message}"));
         lock (_change)
         {
             Volatile.Write(ref _session, session);
