@@ -55,13 +55,16 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         catch (Exception e)
         {
             LinuxException? stuck = Undo();
-            if (stuck is null || e is not LinuxException failed)
+            if (stuck is null)
             {
                 throw;
             }
 
-            throw new LinuxException(failed.Call, failed.Errno,
-                $"{failed.Detail}; and undoing failed, so that memory stays pinned: {stuck.Message}", failed.Cause, failed.Cure);
+            throw e is LinuxException failed
+                ? new LinuxException(failed.Call, failed.Errno,
+                    $"{failed.Detail}; and undoing failed, so that memory stays pinned and must stay mapped: {stuck.Message}", failed.Cause, failed.Cure)
+                : new LinuxException(stuck.Call, stuck.Errno,
+                    $"{stuck.Detail}, so that memory stays pinned and must stay mapped; it was to be undone because: {e.Message}", stuck.Cause, stuck.Cure);
         }
     }
 

@@ -14,6 +14,7 @@ public sealed class Pinner
     private readonly Sysfs _sysfs;
     private readonly LiveMappings _live = new();
     private readonly IovaAllocator _allocator;
+    private readonly List<PoolMemory> _kept = [];
     private IReadOnlyList<IovaRange> _validRanges;
     private long _mapCalls;
     private long _unmapCalls;
@@ -59,6 +60,21 @@ public sealed class Pinner
             lock (_lock)
             {
                 return _live.Bytes;
+            }
+        }
+    }
+
+    /// <summary>Bytes of pools that are no more and could not be unpinned. They stay mapped in this process as long as it runs: what
+    /// is in <see cref="PinnedBytes"/> of them is in the devices' reach, and their addresses must not come to name other memory.</summary>
+    public ulong KeptBytes
+    {
+        get
+        {
+            lock (_lock)
+            {
+                ulong sum = 0;
+                _kept.ForEach(m => sum += m.Length);
+                return sum;
             }
         }
     }
@@ -232,6 +248,23 @@ public sealed class Pinner
         _iommu.Unmap(iova);
         _live.Remove(place);
         _allocator.Release(iova);
+    }
+
+    /// <summary>Frees memory that was to be a pool's, unless part of it is pinned still: then it is kept for good.</summary>
+    /// <returns>Whether it is free.</returns>
+    internal bool FreeOrKeep(PoolMemory memory)
+    {
+        lock (_lock)
+        {
+            if (!_live.IsFree(HostRange.Of(memory.Address, memory.Length), out _))
+            {
+                _kept.Add(memory);
+                return false;
+            }
+        }
+
+        memory.Dispose();
+        return true;
     }
 
     /// <summary>Gives back IOVAs that a plan took and nothing was mapped at. The lock is held.</summary>

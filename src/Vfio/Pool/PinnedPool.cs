@@ -134,11 +134,15 @@ public sealed class PinnedPool : IDisposable
                 Dirty?.Add(segment);
                 _lender.Add(segment);
             }
-            catch
+            catch (Exception e)
             {
-                segment.Registered?.Dispose();
+                LinuxException? kept = Discard(segment.Memory, segment.Registered, e);
                 Dirty?.Shrunk(segment, whole: true);
-                segment.Memory.Dispose();
+                if (kept is not null)
+                {
+                    throw kept;
+                }
+
                 throw;
             }
 
@@ -259,6 +263,7 @@ public sealed class PinnedPool : IDisposable
     private PoolSegment MakeSegment(ulong bytes, MemoryBacking backing)
     {
         PoolMemory memory = PoolMemory.Create(Name, bytes, backing, _options.Node, _sysfs);
+        RegisteredMemory? registered = null;
         try
         {
             var range = new PinRange(HostRange.Of(memory.Address, bytes), DmaAccess.ReadWrite, backing);
@@ -269,16 +274,47 @@ public sealed class PinnedPool : IDisposable
             }
 
             var segment = new PoolSegment(memory, backing, new PoolOffset(Length), PoolPlacement.Read(memory.Address, _sysfs));
-            RegisteredMemory? registered = _pinner?.Register([range], new PinOptions { Grain = _options.Grain, Contiguous = true, Populate = false });
+            registered = _pinner?.Register([range], new PinOptions { Grain = _options.Grain, Contiguous = true, Populate = false });
             segment.Registered = registered;
             segment.Iova = registered?.Mappings[0].Iova.First ?? new Iova(NoDevice + memory.Address.Value);
             return segment;
         }
-        catch
+        catch (Exception e)
         {
-            memory.Dispose();
+            if (Discard(memory, registered, e) is { } kept)
+            {
+                throw kept;
+            }
+
             throw;
         }
+    }
+
+    // Gives back what was to be a segment. Memory that cannot be unpinned stays mapped, and what comes back says so.
+    private LinuxException? Discard(PoolMemory memory, RegisteredMemory? registered, Exception failure)
+    {
+        LinuxException? stuck = failure as LinuxException;
+        try
+        {
+            registered?.Dispose();
+        }
+        catch (LinuxException e)
+        {
+            stuck = e;
+        }
+
+        if (_pinner is null)
+        {
+            memory.Dispose();
+            return null;
+        }
+
+        return _pinner.FreeOrKeep(memory)
+            ? null
+            : new LinuxException(
+                stuck?.Call ?? "pool", stuck?.Errno ?? Errno.EIO,
+                $"{stuck?.Detail ?? failure.Message}; {ByteSize.Text(memory.Length)} of pool {Name} could not be unpinned and stay mapped, in reach of its devices",
+                stuck?.Cause, $"{(stuck?.Cure is { } cure ? cure + "; " : string.Empty)}to get that memory back, end this process (vfiopin daemon)");
     }
 
     // A cut goes between maps: VFIO_IOMMU_UNMAP_DMA must not bisect one.
