@@ -101,25 +101,33 @@ public sealed class DirtyTracker
     /// <param name="who">Who, for people.</param>
     public void NoteForeignWriter(string who) => Volatile.Write(ref _foreign, who);
 
-    /// <summary>Starts the kernel's tracking in the pool's container, of all that is mapped there.</summary>
+    /// <summary>Starts the kernel's tracking for this pool. The kernel tracks a whole container, from the first of its pools that wants it to
+    /// the last. Doing it again does nothing.</summary>
     /// <exception cref="LinuxException">The pool has no device, or VFIO_IOMMU_DIRTY_PAGES failed.</exception>
     public void StartKernel()
     {
         lock (_lock)
         {
-            Iommu().StartDirtyTracking();
-            Volatile.Write(ref _kernel, true);
+            if (!_kernel)
+            {
+                Pinner().KernelTracking.Start();
+                Volatile.Write(ref _kernel, true);
+            }
         }
     }
 
-    /// <summary>Stops the kernel's tracking.</summary>
+    /// <summary>Stops the kernel's tracking for this pool; it goes on for the container's other pools that want it. Doing it again does
+    /// nothing.</summary>
     /// <exception cref="LinuxException">VFIO_IOMMU_DIRTY_PAGES failed.</exception>
     public void StopKernel()
     {
         lock (_lock)
         {
-            Iommu().StopDirtyTracking();
-            Volatile.Write(ref _kernel, false);
+            if (_kernel)
+            {
+                Pinner().KernelTracking.Stop();
+                Volatile.Write(ref _kernel, false);
+            }
         }
     }
 
@@ -267,7 +275,7 @@ public sealed class DirtyTracker
     // ORDER: acquire; pairs with the releases in Add and Shrunk.
     private SegmentRecord[] Records => Volatile.Read(ref _records);
 
-    private Type1Iommu Iommu() => _pool.Pinner?.Iommu
+    private Pinner Pinner() => _pool.Pinner
         ?? throw new LinuxException("VFIO_IOMMU_DIRTY_PAGES", Errno.ENODEV, $"pool {_pool.Name}", "the pool has no device", "use the pool's own record");
 
     private SegmentRecord Find(in PinnedBuffer buffer, out ulong offset)
@@ -319,13 +327,20 @@ public sealed class DirtyTracker
 
     private void AddKernel(List<ulong[]> all)
     {
-        Type1Iommu iommu = Iommu();
+        Type1Iommu iommu = Pinner().Iommu;
+        if (!_kernel)
+        {
+            // A neighbour may have the container tracked, but what was written before it began is not in that answer.
+            throw VfioFailure.Exception("VFIO_IOMMU_DIRTY_PAGES", Errno.EINVAL, $"pool {_pool.Name}");
+        }
+
         ulong pageSize = iommu.DirtyTracking?.PageSize ?? DirtyBitmap.PageSize;
         SegmentRecord[] records = Records;
         for (int i = 0; i < records.Length; i++)
         {
             foreach (DmaMapping mapping in records[i].Segment.Mappings)
             {
+                // Mapping by mapping: the kernel clears what it tells, and what lies between two mappings is another pool's.
                 ulong[] words = new ulong[(mapping.Iova.Length / pageSize + 63) / 64];
                 iommu.GetDirtyBitmap(mapping.Iova, words);
                 ulong start = mapping.Host.First - records[i].Address;

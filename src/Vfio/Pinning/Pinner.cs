@@ -29,6 +29,7 @@ public sealed class Pinner
         _sysfs = sysfs ?? new Sysfs();
         _validRanges = iommu.ValidRanges;
         _allocator = new IovaAllocator(_validRanges);
+        KernelTracking = new KernelDirtyTracking(iommu);
     }
 
     /// <summary>The IOMMU that it maps in.</summary>
@@ -78,6 +79,9 @@ public sealed class Pinner
             }
         }
     }
+
+    /// <summary>The kernel's dirty tracking of the container.</summary>
+    internal KernelDirtyTracking KernelTracking { get; }
 
     /// <summary>The live mappings, by host address.</summary>
     /// <returns>A copy of the list.</returns>

@@ -235,8 +235,8 @@ public sealed class PinnedPool : IDisposable
     public PoolUse Use() => _lender.Use();
 
     /// <summary>Unpins the pool and gives its memory back to the system.</summary>
-    /// <exception cref="LinuxException">Buffers or pieces are lent out (EBUSY): nothing changed. Or unmapping failed: what is left can be
-    /// destroyed again later.</exception>
+    /// <exception cref="LinuxException">Buffers or pieces are lent out (EBUSY): nothing changed. Or stopping the kernel's dirty tracking or
+    /// unmapping failed: what is left can be destroyed again later.</exception>
     public void Destroy()
     {
         lock (_change)
@@ -247,6 +247,7 @@ public sealed class PinnedPool : IDisposable
             }
 
             _lender.Withdraw(null, 0, "pool destroy");
+            Dirty?.StopKernel();
             while (_lender.Segments is [.., var last])
             {
                 Unpin(last, 0);

@@ -20,6 +20,10 @@ internal static unsafe class IoctlArguments
                 return $"argsz {irq.argsz}, index {irq.index}";
             case vfio.VFIO_DEVICE_SET_IRQS when UserMemory.TryRead(argument, out vfio_irq_set set):
                 return $"argsz {set.argsz}, flags 0x{set.flags:x}, index {set.index}, start {set.start}, count {set.count}";
+            case vfio.VFIO_IOMMU_DIRTY_PAGES
+                when UserMemory.TryRead(argument, out vfio_iommu_type1_dirty_bitmap dirty) && dirty.flags == vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
+                    && UserMemory.TryRead((byte*)argument + sizeof(vfio_iommu_type1_dirty_bitmap), out vfio_iommu_type1_dirty_bitmap_get get):
+                return $"get bitmap of iova 0x{get.iova:x}, {get.size} bytes";
             case vfio.VFIO_IOMMU_DIRTY_PAGES or vfio.VFIO_IOMMU_GET_INFO or vfio.VFIO_DEVICE_GET_INFO or vfio.VFIO_GROUP_GET_STATUS
                 when UserMemory.TryRead(argument, out ulong sizeAndFlags):
                 return $"argsz {sizeAndFlags & uint.MaxValue}, flags 0x{sizeAndFlags >> 32:x}";
