@@ -1,16 +1,19 @@
 using System.Diagnostics.CodeAnalysis;
+using System.Runtime.ExceptionServices;
 using Vfio.Linux;
 
 namespace Vfio.Service;
 
 /// <summary>Pools, devices and ports by name: what the daemon holds, and what a verb without a daemon hosts in its own process.</summary>
-/// <remarks>Thread-safe. Disposing takes memory from the devices only after they are closed or stopped.</remarks>
+/// <remarks>Thread-safe. What takes long, such as opening a device, populating or unmapping, holds up only those who want the same device or pool.
+/// Disposing takes memory from the devices only after they are closed or stopped.</remarks>
 public sealed class Engine : IDisposable
 {
+    // Held shortly: never while the kernel opens, closes, populates or unmaps.
     private readonly Lock _gate = new();
     private readonly SortedDictionary<string, EnginePool> _pools = new(StringComparer.Ordinal);
     private readonly HashSet<string> _making = [];
-    private readonly List<AddressSpace> _spaces = [];
+    private readonly AddressSpaces _spaces;
     private bool _disposed;
 
     /// <summary>Makes an engine with no pools.</summary>
@@ -21,6 +24,7 @@ public sealed class Engine : IDisposable
     {
         Kernel = kernel ?? LinuxKernel.Instance;
         Bus = new PciBus(sysfs);
+        _spaces = new AddressSpaces(Kernel, Bus);
         Net = new NetEngine(log ?? (static _ => { }));
         Ports = new EnginePorts(this, Net);
     }
@@ -59,12 +63,13 @@ public sealed class Engine : IDisposable
         }
     }
 
-    /// <inheritdoc/>
-    /// <exception cref="LinuxException">A pool could not be unpinned; the others were.</exception>
+    /// <summary>Destroys the pools and closes the devices. No operation is running any more.</summary>
+    /// <exception cref="LinuxException">A pool could not be unpinned, the first of those; the others were.</exception>
     public void Dispose()
     {
         // Before the pools that their frames are in.
         Ports.Dispose();
+        EnginePool[] pools;
         lock (_gate)
         {
             if (_disposed)
@@ -73,25 +78,26 @@ public sealed class Engine : IDisposable
             }
 
             _disposed = true;
+            pools = [.. _pools.Values];
+            _pools.Clear();
+        }
+
+        ExceptionDispatchInfo? stuck = null;
+        foreach (EnginePool pool in pools)
+        {
             try
             {
-                foreach (EnginePool pool in _pools.Values)
-                {
-                    pool.Destroy();
-                }
+                pool.Destroy();
             }
-            finally
+            catch (LinuxException e)
             {
-                // The kernel unmaps and unpins with the container whatever a pool could not.
-                foreach (AddressSpace space in _spaces)
-                {
-                    space.Dispose();
-                }
-
-                _spaces.Clear();
-                _pools.Clear();
+                stuck ??= ExceptionDispatchInfo.Capture(e);
             }
         }
+
+        // The kernel unmaps and unpins with the container whatever a pool could not.
+        _spaces.End();
+        stuck?.Throw();
     }
 
     internal static LinuxException NoSuchPool(string name) => new(
@@ -114,16 +120,11 @@ public sealed class Engine : IDisposable
         }
     }
 
-    /// <summary>The device in a pool's address space, opened into it if it is nowhere yet.</summary>
-    internal OpenDevice GetDevice(EnginePool pool, PciAddress address)
-    {
-        lock (_gate)
-        {
-            return SpaceOf([address], pool.Space).Add(address);
-        }
-    }
+    /// <summary>The device in a pool's address space, opened into it if it is nowhere yet. The caller uses the pool.</summary>
+    internal OpenDevice GetDevice(EnginePool pool, PciAddress address, CancellationToken cancellation) =>
+        _spaces.Open(pool.Space, address, cancellation);
 
-    internal PoolPlanInfo PlanPool(PoolRequest request)
+    internal PoolPlanInfo PlanPool(PoolRequest request, OperationContext context)
     {
         PinnedPoolOptions options = request.ToOptions(Bus, null);
         if (request.Devices.Count == 0)
@@ -132,13 +133,17 @@ public sealed class Engine : IDisposable
             return PoolPlanInfo.Of(PoolPlan.For(options, usual, Bus.Sysfs), usual);
         }
 
-        lock (_gate)
+        const string User = "a plan";
+        AddressSpace space = _spaces.Enter(request.Devices, User, add: false, context.Cancellation);
+        try
         {
-            AddressSpace? known = _spaces.Find(s => request.Devices.Any(d => s.Find(d) is not null));
-            using AddressSpace? opened = known is null ? AddressSpace.Open(Kernel, Bus, request.Devices) : null;
-            Pinner pinner = (known ?? opened!).Pinner;
+            Pinner pinner = space.Pinner;
             pinner.Iommu.Refresh();
             return PoolPlanInfo.Of(PoolPlan.For(options, pinner, Bus.Sysfs), PinLimits.Of(pinner.Iommu, Bus.Sysfs));
+        }
+        finally
+        {
+            _spaces.Leave(space, User);
         }
     }
 
@@ -152,38 +157,34 @@ public sealed class Engine : IDisposable
                 "pool create", Errno.EINVAL, request.Name, "memory is pinned for a device, and none was named", "name one with --device BDF");
         }
 
-        AddressSpace space = Reserve(request);
-        PinnedPool? memory = null;
+        Reserve(request.Name);
         try
         {
-            // Populating takes seconds for large pools, and others go on meanwhile.
-            memory = PinnedPool.Create(options, space.Pinner, Bus.Sysfs);
-            context.Cancellation.ThrowIfCancellationRequested();
-            var pool = new EnginePool(memory, space);
+            AddressSpace space = _spaces.Enter(request.Devices, request.Name, add: true, context.Cancellation);
+            try
+            {
+                var pool = new EnginePool(PinnedPool.Create(options, space.Pinner, Bus.Sysfs), space);
+                if (context.Cancellation.IsCancellationRequested)
+                {
+                    Undo(pool);
+                    throw new OperationCanceledException(context.Cancellation);
+                }
+
+                Publish(pool);
+                return pool;
+            }
+            catch
+            {
+                LeaveUnlessPublished(request.Name, space);
+                throw;
+            }
+        }
+        finally
+        {
             lock (_gate)
             {
                 _making.Remove(request.Name);
-                _pools.Add(request.Name, pool);
             }
-
-            return pool;
-        }
-        catch
-        {
-            try
-            {
-                memory?.Destroy();
-            }
-            finally
-            {
-                lock (_gate)
-                {
-                    _making.Remove(request.Name);
-                    Leave(space);
-                }
-            }
-
-            throw;
         }
     }
 
@@ -238,77 +239,65 @@ public sealed class Engine : IDisposable
 
     internal void DestroyPool(string name)
     {
+        EnginePool pool = GetPool(name);
+        pool.Destroy();
         lock (_gate)
         {
-            EnginePool pool = _pools.TryGetValue(name, out EnginePool? found) ? found : throw NoSuchPool(name);
-            pool.Destroy();
             _pools.Remove(name);
-            Leave(pool.Space);
         }
+
+        _spaces.Leave(pool.Space, name);
     }
 
-    private AddressSpace Reserve(PoolRequest request)
+    private void Reserve(string name)
     {
         lock (_gate)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            if (_pools.ContainsKey(request.Name) || _making.Contains(request.Name))
+            if (_pools.ContainsKey(name) || !_making.Add(name))
             {
                 throw new LinuxException(
                     "pool create",
                     Errno.EEXIST,
-                    request.Name,
+                    name,
                     "there is a pool of this name",
-                    $"choose another name, or destroy that one with: vfiopin pool destroy {request.Name}");
+                    $"choose another name, or destroy that one with: vfiopin pool destroy {name}");
             }
-
-            AddressSpace? space = _spaces.Find(s => request.Devices.Any(d => s.Find(d) is not null));
-            if (space is null)
-            {
-                space = AddressSpace.Open(Kernel, Bus, request.Devices);
-                _spaces.Add(space);
-            }
-            else
-            {
-                SpaceOf(request.Devices, space);
-                foreach (PciAddress device in request.Devices)
-                {
-                    space.Add(device);
-                }
-            }
-
-            space.References++;
-            _making.Add(request.Name);
-            return space;
         }
     }
 
-    // A device is in one address space only (its group is in one container).
-    private AddressSpace SpaceOf(IReadOnlyList<PciAddress> devices, AddressSpace wanted)
+    private void Publish(EnginePool pool)
     {
-        foreach (PciAddress device in devices)
+        lock (_gate)
         {
-            if (_spaces.Find(s => s != wanted && s.Find(device) is not null) is { } other)
+            _pools.Add(pool.Name, pool);
+        }
+    }
+
+    // Destroys a pool that nobody has seen. One that cannot be unpinned is shown instead, to be destroyed later.
+    private void Undo(EnginePool pool)
+    {
+        try
+        {
+            pool.Destroy();
+        }
+        catch (LinuxException)
+        {
+            Publish(pool);
+            throw;
+        }
+    }
+
+    private void LeaveUnlessPublished(string name, AddressSpace space)
+    {
+        lock (_gate)
+        {
+            if (_pools.ContainsKey(name))
             {
-                string pools = string.Join(", ", _pools.Values.Where(p => p.Space == other).Select(p => p.Name));
-                throw new LinuxException(
-                    "open device",
-                    Errno.EBUSY,
-                    $"{device}",
-                    $"it reaches other pools ({pools}), and a device has one address space",
-                    "use one of those pools, or destroy them first");
+                return;
             }
         }
 
-        return wanted;
-    }
-
-    private void Leave(AddressSpace space)
-    {
-        if (--space.References == 0)
-        {
-            _spaces.Remove(space);
-            space.Dispose();
-        }
+        _spaces.Leave(space, name);
     }
 }

@@ -50,7 +50,7 @@ internal sealed class DeviceLoan : IDisposable
             }
 
             loan.Defer(loan._pool.Use($"{use} on {device}", PoolShare.Lent));
-            OpenDevice opened = engine.GetDevice(loan._pool, device);
+            OpenDevice opened = engine.GetDevice(loan._pool, device, context.Cancellation);
             loan.Defer(opened.Take(use));
             loan.Device = opened.Device;
             return loan;

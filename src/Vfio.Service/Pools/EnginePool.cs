@@ -7,6 +7,7 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
 {
     private readonly Lock _gate = new();
     private readonly List<(string User, PoolShare Share)> _users = [];
+    private bool _ending;
     private bool _ended;
 
     public PinnedPool Pool { get; } = pool;
@@ -29,6 +30,11 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
                 throw Engine.NoSuchPool(Name);
             }
 
+            if (_ending)
+            {
+                throw Ending(user);
+            }
+
             if (_users.Find(u => Excludes(u.Share, share) || Excludes(share, u.Share)) is { User: { } other })
             {
                 throw new LinuxException(user, Errno.EBUSY, Name, $"the pool is in use by {other}", "wait until that has ended, or end it");
@@ -46,12 +52,22 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
         };
     }
 
-    /// <summary>Destroys the memory.</summary>
-    /// <exception cref="LinuxException">Somebody uses it (EBUSY); nothing changed.</exception>
+    /// <summary>Destroys the memory. Others are refused meanwhile, and not held up.</summary>
+    /// <exception cref="LinuxException">Somebody uses it (EBUSY), or it could not be unpinned; it is there as before.</exception>
     public void Destroy()
     {
         lock (_gate)
         {
+            if (_ended)
+            {
+                throw Engine.NoSuchPool(Name);
+            }
+
+            if (_ending)
+            {
+                throw Ending("pool destroy");
+            }
+
             if (_users.Count > 0)
             {
                 throw new LinuxException(
@@ -62,10 +78,27 @@ internal sealed class EnginePool(PinnedPool pool, AddressSpace space)
                     "wait until that has ended, or end it");
             }
 
+            _ending = true;
+        }
+
+        try
+        {
             Pool.Destroy();
-            _ended = true;
+            lock (_gate)
+            {
+                _ended = true;
+            }
+        }
+        finally
+        {
+            lock (_gate)
+            {
+                _ending = false;
+            }
         }
     }
+
+    private LinuxException Ending(string user) => new(user, Errno.EBUSY, Name, "the pool is being destroyed", "wait until that has ended");
 
     private static bool Excludes(PoolShare one, PoolShare other) => one switch
     {

@@ -17,7 +17,7 @@ public static class PoolOperations
         "pool.plan",
         ServiceJson.Default.PoolRequest,
         ServiceJson.Default.PoolPlanInfo,
-        static (engine, request, _) => engine.PlanPool(request));
+        static (engine, request, context) => engine.PlanPool(request, context));
 
     /// <summary>Makes a pool.</summary>
     public static Operation<PoolRequest, PoolInfo> Create { get; } = new(

@@ -9,6 +9,7 @@ public sealed unsafe partial class SimKernel
     private readonly List<DmaFault> _faults = [];
     private readonly List<(int Left, string? Name, Errno Errno)> _failures = [];
     private readonly List<(HostAddress Page, Errno Errno)> _badPages = [];
+    private readonly List<(string Call, string? Arguments, SimHold Hold)> _holds = [];
     private Errno _refusal;
 
     /// <summary>Every call so far, in order; calls that went to the running kernel without concerning VFIO are not in it.</summary>
@@ -37,6 +38,16 @@ public sealed unsafe partial class SimKernel
     /// <summary>Makes every MAP_DMA fail whose host range touches this page, as a page that cannot be pinned.</summary>
     public void FailMapsTouching(HostAddress page, Errno errno = Errno.EFAULT) =>
         Locked(() => _badPages.Add((new HostAddress(page.Value & ~(UserMemory.PageSize - 1)), errno)));
+
+    /// <summary>Holds up the next call of a name, before it does anything, until the test lets it go.</summary>
+    /// <param name="call">The call, such as <c>VFIO_GROUP_GET_DEVICE_FD</c>.</param>
+    /// <param name="arguments">Only a call whose arguments read like that; any for null.</param>
+    public SimHold HoldAt(string call, string? arguments = null)
+    {
+        var hold = new SimHold();
+        Locked(() => _holds.Add((call, arguments, hold)));
+        return hold;
+    }
 
     /// <summary>Takes back every failure that was asked for.</summary>
     public void FailNothing() => Locked(() =>
@@ -98,10 +109,25 @@ public sealed unsafe partial class SimKernel
 
     private long Call(string name, string arguments, Func<long> function)
     {
+        WaitIfHeld(name, arguments);
         long result = Injected(name, arguments) is { } errno ? -(long)errno : function();
         Log(name, arguments, result);
         return result;
     }
+
+    // Not under the lock: others go on meanwhile.
+    private void WaitIfHeld(string name, string arguments) => Locked(() =>
+    {
+        int index = _holds.FindIndex(h => h.Call == name && (h.Arguments is null || h.Arguments == arguments));
+        if (index < 0)
+        {
+            return null;
+        }
+
+        SimHold hold = _holds[index].Hold;
+        _holds.RemoveAt(index);
+        return hold;
+    })?.Arrive();
 
     private Errno? Injected(string name, string arguments) => Locked(() =>
     {
