@@ -1,10 +1,12 @@
+using System.Diagnostics.CodeAnalysis;
 using Microsoft.Win32.SafeHandles;
 using Vfio.Linux;
 
 namespace Vfio.Cli;
 
 /// <summary>The file of <c>--out</c> or <c>--in</c>, opened with the caller's own rights and handed over as a descriptor. For
-/// <c>-</c> one end of a socket pair is handed over, and this process copies between the other end and its own stream.</summary>
+/// <c>-</c>, and for a path that names a stream (a pipe, a terminal), one end of a socket pair is handed over, and this process copies
+/// between the other end and the stream.</summary>
 internal sealed class DataFile : IDisposable
 {
     private readonly Thread? _pump;
@@ -33,7 +35,7 @@ internal sealed class DataFile : IDisposable
                 {
                     pump(far);
                 }
-                catch (IOException e)
+                catch (Exception e) when (e is IOException or UnauthorizedAccessException)
                 {
                     _pumpError = e;
                 }
@@ -48,39 +50,90 @@ internal sealed class DataFile : IDisposable
 
     /// <summary>Opens the output. A file gets its name only with <see cref="Commit"/>, so that a transfer that fails leaves what was
     /// there before; a device is written as it is.</summary>
-    public static DataFile Output(string path, CliEnvironment environment)
+    /// <param name="path">The path, or <c>-</c>.</param>
+    /// <param name="environment">Has the standard stream.</param>
+    /// <param name="needsFile">Why a stream will not do; null where it will.</param>
+    [SuppressMessage("Reliability", "CA2000:Dispose objects before losing scope", Justification = "owned by what comes back")]
+    public static DataFile Output(string path, CliEnvironment environment, string? needsFile = null)
     {
         if (path == "-")
         {
-            (UnixSocket near, UnixSocket far) = UnixSocket.Pair();
-            return new DataFile(near.Descriptor, far, socket => CopyOut(socket, environment.OpenOutput()));
+            return Stream(socket => CopyOut(socket, environment.OpenOutput()));
         }
 
         string full = Path.GetFullPath(path);
-        if (Path.Exists(full) && (File.GetAttributes(full) & (FileAttributes.Device | FileAttributes.Normal)) == FileAttributes.Device)
+        switch (FileKinds.Of(full))
         {
-            return new DataFile(Open(full, FileMode.Open, FileAccess.Write));
+            case FileKind.Directory:
+                throw IsDirectory(path);
+            case FileKind.Pipe when needsFile is null:
+                // Opened where it may wait for the reader.
+                return Stream(socket =>
+                {
+                    using FileStream pipe = OpenStream(full, FileAccess.Write);
+                    CopyOut(socket, pipe);
+                });
+            case FileKind.Pipe:
+                throw IsStream(path, needsFile);
+            case FileKind.Other:
+                FileDescriptor device = Open(full, FileMode.Open, FileAccess.Write);
+                return FileKinds.CanSeek(device) ? new DataFile(device)
+                    : Stream(device, needsFile, path, socket =>
+                    {
+                        using FileStream stream = OverDescriptor(device, FileAccess.Write);
+                        CopyOut(socket, stream);
+                    });
+            case FileKind.Regular:
+                // What a link names is replaced, not the link.
+                return Replacing(new FileInfo(full).ResolveLinkTarget(returnFinalTarget: true)?.FullName ?? full);
+            default:
+                return Replacing(full);
         }
-
-        string partial = $"{full}.{Environment.ProcessId}.partial";
-        return new DataFile(Open(partial, FileMode.CreateNew, FileAccess.ReadWrite), full, partial);
     }
 
     /// <summary>Opens the input.</summary>
-    public static DataFile Input(string path, CliEnvironment environment)
+    /// <param name="path">The path, or <c>-</c>.</param>
+    /// <param name="environment">Has the standard stream.</param>
+    /// <param name="needsFile">As for <see cref="Output"/>.</param>
+    [SuppressMessage("Reliability", "CA2000:Dispose objects before losing scope", Justification = "owned by what comes back")]
+    public static DataFile Input(string path, CliEnvironment environment, string? needsFile = null)
     {
         if (path == "-")
         {
-            (UnixSocket near, UnixSocket far) = UnixSocket.Pair();
-            return new DataFile(near.Descriptor, far, socket => CopyIn(environment.OpenInput(), socket));
+            return needsFile is not null ? throw IsStream("standard input", needsFile) : Stream(socket => CopyIn(environment.OpenInput(), socket));
         }
 
-        return new DataFile(Open(path, FileMode.Open, FileAccess.Read));
+        switch (FileKinds.Of(path))
+        {
+            case FileKind.Directory:
+                throw IsDirectory(path);
+            case FileKind.Pipe when needsFile is null:
+                return Stream(socket =>
+                {
+                    using FileStream pipe = OpenStream(path, FileAccess.Read);
+                    CopyIn(pipe, socket);
+                });
+            case FileKind.Pipe:
+                throw IsStream(path, needsFile);
+            default:
+                FileDescriptor file = Open(path, FileMode.Open, FileAccess.Read);
+                return FileKinds.CanSeek(file) ? new DataFile(file)
+                    : Stream(file, needsFile, path, socket =>
+                    {
+                        using FileStream stream = OverDescriptor(file, FileAccess.Read);
+                        CopyIn(stream, socket);
+                    });
+        }
     }
 
-    /// <summary>Bytes of a file.</summary>
-    public static ulong LengthOf(string path)
+    /// <summary>Bytes of a file, or null for what has no length of its own.</summary>
+    public static ulong? LengthOf(string path)
     {
+        if (path == "-" || FileKinds.Of(path) is FileKind.Pipe or FileKind.Other)
+        {
+            return null;
+        }
+
         using SafeFileHandle handle = OpenHandle(path, FileMode.Open, FileAccess.Read);
         return (ulong)RandomAccess.GetLength(handle);
     }
@@ -110,6 +163,48 @@ internal sealed class DataFile : IDisposable
             File.Delete(_partial);
         }
     }
+
+    private static DataFile Replacing(string target)
+    {
+        string partial = $"{target}.{Environment.ProcessId}.partial";
+        return new DataFile(Open(partial, FileMode.CreateNew, FileAccess.ReadWrite), target, partial);
+    }
+
+    private static DataFile Stream(Action<UnixSocket> pump)
+    {
+        (UnixSocket near, UnixSocket far) = UnixSocket.Pair();
+        return new DataFile(near.Descriptor, far, pump);
+    }
+
+    // A device that is a stream, such as a terminal.
+    private static DataFile Stream(FileDescriptor device, string? needsFile, string path, Action<UnixSocket> pump)
+    {
+        if (needsFile is not null)
+        {
+            device.Dispose();
+            throw IsStream(path, needsFile);
+        }
+
+        return Stream(socket =>
+        {
+            using (device)
+            {
+                pump(socket);
+            }
+        });
+    }
+
+    [SuppressMessage("Reliability", "CA2000:Dispose objects before losing scope", Justification = "the stream disposes it, and it owns nothing")]
+    private static FileStream OverDescriptor(FileDescriptor file, FileAccess access) =>
+        new(new SafeFileHandle(file.Number, ownsHandle: false), access, bufferSize: 0);
+
+    // Without a lock on the file, which a pipe has no use for.
+    private static FileStream OpenStream(string path, FileAccess access) => new(path, FileMode.Open, access, FileShare.ReadWrite | FileShare.Delete, bufferSize: 0);
+
+    private static LinuxException IsStream(string path, string why) =>
+        new("open", Errno.ESPIPE, $"{path} is a stream (a pipe or a terminal)", why, "name a file, and copy from or to that");
+
+    private static LinuxException IsDirectory(string path) => new("open", Errno.EISDIR, path, "it is a directory", "name a file in it");
 
     private static FileDescriptor Open(string path, FileMode mode, FileAccess access)
     {

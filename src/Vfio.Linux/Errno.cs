@@ -50,6 +50,9 @@ public enum Errno
     /// <summary>Not a directory.</summary>
     ENOTDIR = 20,
 
+    /// <summary>Is a directory.</summary>
+    EISDIR = 21,
+
     /// <summary>Invalid argument.</summary>
     EINVAL = 22,
 
@@ -61,6 +64,9 @@ public enum Errno
 
     /// <summary>No space left.</summary>
     ENOSPC = 28,
+
+    /// <summary>Illegal seek.</summary>
+    ESPIPE = 29,
 
     /// <summary>Broken pipe: the other end is gone.</summary>
     EPIPE = 32,

@@ -1,5 +1,6 @@
 using System.Security.Cryptography;
 using System.Text.Json;
+using Vfio.Linux;
 using Vfio.Testing;
 
 namespace Vfio.Cli.Tests;
@@ -164,6 +165,68 @@ public sealed class BlkVerbTests : IDisposable
             Assert.AreEqual(0, _rig.RunJson("pool", "show", "demo").GetProperty("bytesInUse").GetInt32());
             Assert.AreEqual(Sum, _rig.RunJson("blk", "read", Disk, "--pool", "demo", "--sha256").GetProperty("sha256").GetString());
         }
+    }
+
+    [TestMethod]
+    [DataRow(false)]
+    [DataRow(true)]
+    public void A_pipe_takes_and_gives_data_as_a_stream(bool daemon)
+    {
+        if (daemon)
+        {
+            _rig.WithDaemon();
+        }
+
+        string pipe = _rig.MakePipe("pipe");
+        Task<byte[]> taken = Task.Run(() => File.ReadAllBytes(pipe));
+        CliOutcome read = _rig.Run("blk", "read", Disk, "--offset", "64KiB", "--length", "200KiB", "--out", pipe);
+        Assert.AreEqual(0, read.Code, read.Error);
+        Assert.IsTrue(_disk.Medium.Slice(64 << 10, 200 << 10).SequenceEqual(taken.Result));
+        Assert.IsTrue(FileKinds.Of(pipe) == FileKind.Pipe, "it is a pipe still");
+
+        byte[] data = RandomNumberGenerator.GetBytes(300 << 10);
+        Task given = Task.Run(() =>
+        {
+            using var stream = new FileStream(pipe, FileMode.Open, FileAccess.Write, FileShare.ReadWrite);
+            stream.Write(data);
+        });
+        CliOutcome written = _rig.Run("blk", "write", Disk, "--in", pipe, "--length", "300KiB");
+        Assert.AreEqual(0, written.Code, written.Error);
+        given.Wait();
+        Assert.IsTrue(_disk.Medium[..data.Length].SequenceEqual(data));
+    }
+
+    [TestMethod]
+    public void A_pipe_whose_length_nobody_told_is_a_wrong_command_line()
+    {
+        CliOutcome outcome = _rig.Run("blk", "write", Disk, "--in", _rig.MakePipe("pipe"));
+        Assert.AreEqual(2, outcome.Code);
+        StringAssert.Contains(outcome.Error, "tell it with --length", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
+    public void A_link_keeps_naming_its_file_and_a_directory_is_refused()
+    {
+        string path = _rig.PathOf("file");
+        File.WriteAllText(path, "old");
+        File.CreateSymbolicLink(_rig.PathOf("link"), path);
+        Assert.AreEqual(0, _rig.Run("blk", "read", Disk, "--length", "4KiB", "--out", _rig.PathOf("link")).Code);
+        Assert.AreEqual(path, new FileInfo(_rig.PathOf("link")).LinkTarget);
+        Assert.IsTrue(_disk.Medium[..4096].SequenceEqual(File.ReadAllBytes(path)));
+
+        string directory = Path.GetDirectoryName(path)!;
+        StringAssert.Contains(_rig.RunFailing("blk", "read", Disk, "--out", directory), "it is a directory", StringComparison.Ordinal);
+        StringAssert.Contains(_rig.RunFailing("blk", "write", Disk, "--length", "512", "--in", directory), "it is a directory", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
+    public void A_device_without_places_is_written_as_a_stream()
+    {
+        // A terminal of its own; nobody reads it, and its buffer holds the two sectors.
+        using var master = new FileStream("/dev/ptmx", FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0);
+        Assert.IsFalse(master.CanSeek);
+        Assert.AreEqual(0, _rig.Run("blk", "read", Disk, "--length", "512", "--out", "/dev/ptmx").Code);
+        Assert.AreEqual(0, _rig.Run("blk", "read", Disk, "--length", "512", "--out", "/dev/null").Code);
     }
 
     // A reader that stops reading.

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text.Json;
 using Vfio.Service;
 using Vfio.Testing;
@@ -27,6 +28,15 @@ internal sealed class CliRig : IDisposable
     public string SocketPath => Path.Combine(_directory, "vfiopin.sock");
 
     public string PathOf(string name) => Path.Combine(_directory, name);
+
+    /// <summary>Makes a pipe with a name.</summary>
+    public string MakePipe(string name)
+    {
+        using var mkfifo = Process.Start("mkfifo", [PathOf(name)]);
+        mkfifo.WaitForExit();
+        Assert.AreEqual(0, mkfifo.ExitCode);
+        return PathOf(name);
+    }
 
     /// <summary>A pool of the daemon, from the inside.</summary>
     public EnginePool PoolOf(string name) => _engine!.GetPool(name);

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Vfio.Linux;
+using Vfio.Service;
 
 namespace Vfio.Cli.Tests;
 
@@ -93,6 +94,46 @@ public sealed class PoolVerbTests
 
         StringAssert.Contains(rig.RunFailing("pool", "restore", "copy", rig.PathOf("changes")), "name the base first", StringComparison.Ordinal);
         Assert.AreEqual("one page of the pool", ReadFrom(rig, "copy", 20));
+    }
+
+    [TestMethod]
+    public void A_stream_is_refused_for_an_export_with_the_reason_and_nothing_changes()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        rig.RunJson("dirty", "export", "demo", "--base", "--out", rig.PathOf("base"));
+        WriteInto(rig, "demo", "one page of the pool");
+        string pipe = rig.MakePipe("pipe");
+        foreach (string stream in new[] { pipe, "/dev/ptmx" })
+        {
+            string export = rig.RunFailing("dirty", "export", "demo", "--out", stream);
+            Assert.Contains($"ESPIPE (29): {stream} is a stream (a pipe or a terminal)", export);
+            Assert.Contains("Cause: an export counts as made when it is on the disk", export);
+            Assert.Contains("Cure: name a file", export);
+            Assert.Contains("Cause: an export is checked before the first byte is put back", rig.RunFailing("pool", "restore", "demo", rig.PathOf("base"), stream));
+        }
+
+        Assert.Contains("standard input is a stream", rig.RunFailing("pool", "restore", "demo", "-"));
+        Assert.AreEqual("one page of the pool", ReadFrom(rig, "demo", 20));
+        Assert.AreEqual(1, rig.RunJson("dirty", "show", "demo").GetProperty("dirtyPages").GetInt32());
+    }
+
+    [TestMethod]
+    public void A_stream_that_a_client_hands_over_is_refused_by_the_daemon_too()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        (UnixSocket near, UnixSocket far) = UnixSocket.Pair();
+        using (near)
+        using (far)
+        using (var control = ControlClient.Connect(rig.SocketPath))
+        {
+            OperationContext context = new() { Descriptors = [near.Descriptor] };
+            LinuxException e = Assert.ThrowsExactly<LinuxException>(() => control.Invoke(DirtyOperations.Export, new ExportRequest("demo", Base: true), context));
+            Assert.Contains(DirtyOperations.ExportNeedsFile, e.Message);
+            e = Assert.ThrowsExactly<LinuxException>(() => control.Invoke(DirtyOperations.Restore, new PoolName("demo"), context));
+            Assert.Contains(DirtyOperations.RestoreNeedsFile, e.Message);
+        }
     }
 
     [TestMethod]

@@ -65,7 +65,7 @@ internal static class BlkVerbs
         Option<string?> pool = PoolOption();
         Option<ulong?> offset = SizeParser.Option("--offset", "The first byte on the device, a multiple of its block size");
         Option<ulong?> length = SizeParser.Option("--length", "Bytes, a multiple of the block size [default: up to the device's end]");
-        var output = new Option<string?>("--out") { Description = "Where the data goes; - for standard output", HelpName = "FILE" };
+        var output = new Option<string?>("--out") { Description = "Where the data goes: a file, a device or a pipe; - for standard output", HelpName = "FILE" };
         Option<bool> sha256 = Sha256Option();
         Option<int> depth = DepthOption();
         Option<bool> interrupt = InterruptOption();
@@ -104,7 +104,7 @@ internal static class BlkVerbs
         Option<string?> pool = PoolOption();
         Option<ulong?> offset = SizeParser.Option("--offset", "The first byte on the device, a multiple of its block size");
         Option<ulong?> length = SizeParser.Option("--length", "Bytes, a multiple of the block size [default: the file's]");
-        var input = new Option<string>("--in") { Description = "Where the data comes from; - for standard input, with --length", HelpName = "FILE", Required = true };
+        var input = new Option<string>("--in") { Description = "Where the data comes from; - for standard input. That and a pipe need --length", HelpName = "FILE", Required = true };
         Option<bool> sha256 = Sha256Option();
         Option<int> depth = DepthOption();
         Option<bool> interrupt = InterruptOption();
@@ -116,9 +116,8 @@ internal static class BlkVerbs
             run =>
             {
                 string path = run.Get(input)!;
-                ulong bytes = run.Get(length) ?? (path == "-"
-                    ? throw new UsageException("--in -: the length of the data is not known; tell it with --length")
-                    : DataFile.LengthOf(path));
+                ulong bytes = run.Get(length) ?? DataFile.LengthOf(path)
+                    ?? throw new UsageException($"--in {path}: the length of the data is not known; tell it with --length");
                 using IControl control = Control(run, run.Get(pool));
                 using DataFile file = DataFile.Input(path, run.Environment);
                 BlockTransferResult result = run.Call(

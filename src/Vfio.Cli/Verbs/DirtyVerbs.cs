@@ -56,7 +56,7 @@ internal static class DirtyVerbs
                 }
 
                 using IControl control = run.Daemon();
-                using DataFile file = DataFile.Output(path, run.Environment);
+                using DataFile file = DataFile.Output(path, run.Environment, DirtyOperations.ExportNeedsFile);
                 var request = new ExportRequest(run.Get(name), run.Get(kernel), run.Get(isBase), run.Get(since));
                 ExportInfo info = run.Call(control, DirtyOperations.Export, request, file.Descriptor);
                 file.Commit();

@@ -112,7 +112,7 @@ internal static class PoolVerbs
                 var chain = new List<DataFile>();
                 try
                 {
-                    chain.AddRange(run.Get(files).Select(f => DataFile.Input(f, run.Environment)));
+                    chain.AddRange(run.Get(files).Select(f => DataFile.Input(f, run.Environment, DirtyOperations.RestoreNeedsFile)));
                     FileDescriptor[] descriptors = [.. chain.Select(f => f.Descriptor)];
                     run.Show(
                         run.Call(control, DirtyOperations.Restore, new PoolName(run.Get(name)), descriptors), ServiceJson.Default.PoolInfo, ShowPool);

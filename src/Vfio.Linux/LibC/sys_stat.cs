@@ -33,6 +33,8 @@ internal static class Stat
     public const int S_IFMT = 0xf000;
     public const int S_IFREG = 0x8000;
     public const int S_IFSOCK = 0xc000;
+    public const int S_IFDIR = 0x4000;
+    public const int S_IFIFO = 0x1000;
 }
 
 [Header("linux/fcntl.h")]

@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Vfio.Linux;
 
-// close(2), dup(2), pread(2), pwrite(2), read(2), write(2), ftruncate(2), syscall(2)
+// close(2), dup(2), pread(2), pwrite(2), read(2), write(2), lseek(2), ftruncate(2), syscall(2)
 internal static unsafe partial class LibC
 {
     /// <summary>The error number of the last failed call of this thread; read it before any other call.</summary>
@@ -27,6 +27,9 @@ internal static unsafe partial class LibC
     public static partial nint write(int fd, void* buf, nuint count);
 
     [LibraryImport("libc", SetLastError = true)]
+    public static partial long lseek(int fd, long offset, int whence);
+
+    [LibraryImport("libc", SetLastError = true)]
     public static partial int ftruncate(int fd, long length);
 
     [LibraryImport("libc", SetLastError = true)]
@@ -43,6 +46,12 @@ internal static unsafe partial class LibC
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     public static partial int chown(string pathname, uint owner, uint group);
+}
+
+[Header("unistd.h")]
+internal static class Seek
+{
+    public const int SEEK_CUR = 1;
 }
 
 [Header("unistd.h")]

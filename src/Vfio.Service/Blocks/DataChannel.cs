@@ -32,13 +32,15 @@ internal sealed class DataChannel : IDisposable
 
         FileDescriptor file = context.Descriptors[0];
         string? target = new FileInfo($"/proc/self/fd/{file.Number}").LinkTarget;
-        if (target is null || target.StartsWith("pipe:", StringComparison.Ordinal))
+        bool isSocket = target?.StartsWith("socket:", StringComparison.Ordinal) ?? false;
+        if (!isSocket && !FileKinds.CanSeek(file))
         {
             throw new LinuxException(
-                "blk", Errno.EINVAL, $"descriptor of {target ?? "nothing"}", "data goes to a file or a Unix stream socket", "hand over one of those");
+                "blk", Errno.ESPIPE, $"descriptor of {target ?? "nothing"}", "data goes to a file with places or to a Unix stream socket, not to a pipe or a terminal",
+                "hand over one of those, and copy from its other end");
         }
 
-        return new DataChannel(file, target.StartsWith("socket:", StringComparison.Ordinal) ? new UnixSocket(file) : null, context.Cancellation);
+        return new DataChannel(file, isSocket ? new UnixSocket(file) : null, context.Cancellation);
     }
 
     /// <summary>Writes all of the bytes.</summary>

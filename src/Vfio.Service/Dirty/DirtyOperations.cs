@@ -61,6 +61,12 @@ public sealed record ExportInfo(Guid Id, Guid? Follows, ulong Sequence, ulong Po
 /// <summary>Operations on a pool's record of written pages.</summary>
 public static class DirtyOperations
 {
+    /// <summary>Why an export is not written to a stream.</summary>
+    public const string ExportNeedsFile = "an export counts as made when it is on the disk, so it goes to a file";
+
+    /// <summary>Why an export is not read from a stream.</summary>
+    public const string RestoreNeedsFile = "an export is checked before the first byte is put back, so it is read twice";
+
     /// <summary>Counts from now on, and starts the kernel's tracking where that is wanted.</summary>
     public static Operation<DirtyRequest, DirtyInfo> Start { get; } = new(
         "dirty.start", ServiceJson.Default.DirtyRequest, ServiceJson.Default.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty start", pool =>
@@ -101,7 +107,7 @@ public static class DirtyOperations
     public static Operation<ExportRequest, ExportInfo> Export { get; } = new(
         "dirty.export", ServiceJson.Default.ExportRequest, ServiceJson.Default.ExportInfo, static (engine, request, context) => On(engine, request.Name, "dirty export", pool =>
         {
-            using FileStream file = FileOf(context, 0, FileAccess.Write);
+            using FileStream file = FileOf(context, 0, FileAccess.Write, ExportNeedsFile);
             PoolExportHeader header = request.Base
                 ? PoolExporter.ExportBase(pool, file, Sources(request.Kernel))
                 : PoolExporter.ExportChanges(pool, file, request.Since, Sources(request.Kernel));
@@ -119,7 +125,7 @@ public static class DirtyOperations
             {
                 for (int i = 0; i < context.Descriptors.Count; i++)
                 {
-                    chain.Add(FileOf(context, i, FileAccess.Read));
+                    chain.Add(FileOf(context, i, FileAccess.Read, RestoreNeedsFile));
                 }
 
                 PoolExporter.Restore(pool.Pool, chain);
@@ -157,11 +163,16 @@ public static class DirtyOperations
         ?? throw new LinuxException("dirty", Errno.EOPNOTSUPP, pool.Name, "the pool keeps no record of writes", "make it anew");
 
     [SuppressMessage("Reliability", "CA2000:Dispose objects before losing scope", Justification = "the stream disposes it, and it owns nothing")]
-    private static FileStream FileOf(OperationContext context, int index, FileAccess access)
+    private static FileStream FileOf(OperationContext context, int index, FileAccess access, string why)
     {
         if (index >= context.Descriptors.Count)
         {
             throw new LinuxException("dirty", Errno.EINVAL, "no descriptor", "no file came along with the call", "name one");
+        }
+
+        if (!FileKinds.CanSeek(context.Descriptors[index]))
+        {
+            throw new LinuxException("dirty", Errno.ESPIPE, "a pipe, a socket or a terminal", why, "name a file, and copy from or to that");
         }
 
         var handle = new SafeFileHandle(context.Descriptors[index].Number, ownsHandle: false);
