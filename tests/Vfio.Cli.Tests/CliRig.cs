@@ -29,6 +29,14 @@ internal sealed class CliRig : IDisposable
 
     public string PathOf(string name) => Path.Combine(_directory, name);
 
+    /// <summary>Writes a file that stands for one of the kernel's.</summary>
+    public void Tell(string path, string text)
+    {
+        string file = Host.Sysfs.Resolve(path);
+        Directory.CreateDirectory(Path.GetDirectoryName(file)!);
+        File.WriteAllText(file, text);
+    }
+
     /// <summary>Makes a pipe with a name.</summary>
     public string MakePipe(string name)
     {

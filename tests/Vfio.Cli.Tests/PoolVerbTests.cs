@@ -51,6 +51,52 @@ public sealed class PoolVerbTests
     }
 
     [TestMethod]
+    [DataRow("dma_entry_limit: 4 entries needed, 2 entries there, 2 entries short", "echo", "--size 4MiB --page-size 4KiB --grain 1MiB")]
+    [DataRow("RLIMIT_MEMLOCK: 4 MiB needed, 1 MiB there, 3 MiB short", "LimitMEMLOCK=4194304", "--size 4MiB --page-size 4KiB")]
+    [DataRow("memory: 64 GiB needed", "ask for less than", "--size 64GiB --page-size 4KiB")]
+    [DataRow("huge pages: 4 pages of 2MiB needed, 1 pages of 2MiB there, 3 pages of 2MiB short", "nr_hugepages", "--size 8MiB --page-size 2MiB")]
+    [DataRow("size: 8 KiB needed", "ask for 8 KiB", "--size 5000 --page-size 4KiB")]
+    public void A_pool_over_a_limit_says_the_limit_the_need_and_the_cure_and_leaves_everything_as_it_was(string limit, string cure, string shape)
+    {
+        ArgumentNullException.ThrowIfNull(limit);
+        ArgumentNullException.ThrowIfNull(shape);
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.Host.Kernel.EntryLimit = 2;
+        rig.Tell("/proc/meminfo", "MemTotal: 16384000 kB\nMemFree: 1 kB\nMemAvailable: 8192000 kB\n");
+        rig.Tell("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "1\n");
+        rig.Tell("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "1\n");
+        rig.Tell("/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "0\n");
+        if (limit.StartsWith("RLIMIT", StringComparison.Ordinal))
+        {
+            rig.Tell("/proc/self/limits", "Max locked memory 1048576 1048576 bytes\n");
+            rig.Tell("/proc/self/status", "VmLck:\t       0 kB\nCapEff:\t0000000000000000\n");
+        }
+
+        string error = rig.RunFailing(["pool", "create", "demo", "--device", CliRig.Device, .. shape.Split(' ')]);
+        Assert.Contains(limit, error);
+        Assert.Contains("Cure: ", error);
+        Assert.Contains(cure, error[error.IndexOf("Cure: ", StringComparison.Ordinal)..]);
+        Assert.AreEqual(0, rig.Host.Kernel.Count("VFIO_IOMMU_MAP_DMA"));
+        Assert.AreEqual(0, rig.RunJson("pool", "list").GetArrayLength());
+        rig.Host.Kernel.AssertNothingLeft();
+
+        // The plan says the same before, and asks for nothing.
+        CliOutcome plan = rig.Run(["pool", "plan", "--device", CliRig.Device, .. shape.Split(' ')]);
+        Assert.AreEqual(1, plan.Code);
+        Assert.Contains($"cannot work: {limit}", plan.Output);
+        rig.Host.Kernel.AssertNothingLeft();
+    }
+
+    [TestMethod]
+    public void A_node_that_cannot_be_had_is_told()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        JsonElement made = rig.RunJson([.. Create, "--numa-node", "63"]);
+        string refused = made.GetProperty("segments")[0].GetProperty("nodeRefused").GetString()!;
+        Assert.Contains($"mbind: {refused}", rig.Run("pool", "show", "demo").Output);
+    }
+
+    [TestMethod]
     public void Two_pools_share_a_devices_address_space()
     {
         using CliRig rig = new CliRig().WithDaemon();

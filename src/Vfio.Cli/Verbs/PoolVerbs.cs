@@ -191,7 +191,9 @@ internal static class PoolVerbs
     private static string Pages(PoolInfo pool) => string.Join(',', pool.Segments.Select(s => s.PageSize).Distinct());
 
     private static string Nodes(SegmentInfo segment) => segment.Nodes is { Count: > 0 }
-        ? string.Join(' ', segment.Nodes.Select(n => string.Create(CultureInfo.InvariantCulture, $"{n.Key}:{SizeText.Of(n.Value)}"))) : "-";
+        ? string.Join(' ', segment.Nodes.Select(n => string.Create(CultureInfo.InvariantCulture, $"{n.Key}:{SizeText.Of(n.Value)}")))
+            + (segment.NodeRefused is null ? string.Empty : $" (mbind: {segment.NodeRefused})")
+        : segment.NodeRefused is null ? "-" : $"mbind: {segment.NodeRefused}";
 
     private static string Text(long value) => value.ToString(CultureInfo.InvariantCulture);
 }

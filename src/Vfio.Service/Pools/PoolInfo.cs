@@ -71,8 +71,9 @@ public sealed record PoolInfo(
 /// <param name="Maps">Its entries of the IOMMU.</param>
 /// <param name="TransparentBytes">Bytes in transparent huge pages, where the kernel tells.</param>
 /// <param name="Nodes">Bytes on each NUMA node, where the kernel tells.</param>
+/// <param name="NodeRefused">Why the kernel would not prefer the node that was wished for (mbind), or null when it did or none was.</param>
 public sealed record SegmentInfo(
-    ulong Offset, ulong Length, Iova Iova, string PageSize, int Maps, ulong? TransparentBytes, IReadOnlyDictionary<int, ulong>? Nodes)
+    ulong Offset, ulong Length, Iova Iova, string PageSize, int Maps, ulong? TransparentBytes, IReadOnlyDictionary<int, ulong>? Nodes, string? NodeRefused)
 {
     internal static SegmentInfo Of(PoolSegment segment) => new(
         segment.Offset.Value,
@@ -81,5 +82,6 @@ public sealed record SegmentInfo(
         segment.Backing.Name(),
         segment.Mappings.Count,
         segment.Placement?.TransparentBytes,
-        segment.Placement?.NodeBytes);
+        segment.Placement?.NodeBytes,
+        segment.NodeRefused == Errno.None ? null : segment.NodeRefused.ToString());
 }

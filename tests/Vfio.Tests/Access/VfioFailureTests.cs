@@ -52,6 +52,31 @@ public sealed class VfioFailureTests
         ["VFIO_DEVICE_SET_IRQS", Errno.EINVAL, "fewer vectors"],
         ["VFIO_DEVICE_SET_IRQS", Errno.ENOSPC, "no interrupt vectors"],
         ["VFIO_DEVICE_RESET", Errno.ENOTTY, "no reset"],
+        ["VFIO_DEVICE_GET_INFO", Errno.EINVAL, "too short for this kernel"],
+        ["VFIO_DEVICE_GET_IRQ_INFO", Errno.EINVAL, "no such interrupt"],
+        ["VFIO_DEVICE_GET_REGION_INFO", Errno.EINVAL, "no such region"],
+        ["VFIO_DEVICE_GET_REGION_INFO", Errno.ENODEV, "was removed"],
+        ["VFIO_DEVICE_RESET", Errno.EINVAL, "cannot be reset alone"],
+        ["VFIO_DEVICE_RESET", Errno.EIO, "did not come back"],
+        ["VFIO_DEVICE_RESET", Errno.ETIMEDOUT, "in time"],
+        ["VFIO_DEVICE_SET_IRQS", Errno.EBADF, "eventfd was closed"],
+        ["VFIO_DEVICE_SET_IRQS", Errno.EBUSY, "shared and cannot be masked"],
+        ["VFIO_DEVICE_SET_IRQS", Errno.ENOMEM, "no memory for the vectors"],
+        ["VFIO_DEVICE_SET_IRQS", Errno.ENOTTY, "kind of interrupt"],
+        ["VFIO_GROUP_GET_DEVICE_FD", Errno.EACCES, "VF token"],
+        ["VFIO_GROUP_GET_DEVICE_FD", Errno.EBUSY, "another driver of the VFIO family"],
+        ["VFIO_GROUP_GET_DEVICE_FD", Errno.EIO, "did not wake"],
+        ["VFIO_GROUP_GET_DEVICE_FD", Errno.EPERM, "not viable"],
+        ["VFIO_GROUP_GET_STATUS", Errno.EFAULT, "address is not valid"],
+        ["VFIO_GROUP_GET_STATUS", Errno.ENODEV, "devices are gone"],
+        ["VFIO_GROUP_SET_CONTAINER", Errno.EIO, "refused the group's devices"],
+        ["VFIO_GROUP_SET_CONTAINER", Errno.ENODEV, "devices are gone"],
+        ["VFIO_GROUP_UNSET_CONTAINER", Errno.EBUSY, "still open"],
+        ["VFIO_GROUP_UNSET_CONTAINER", Errno.EINVAL, "in no container"],
+        ["VFIO_IOMMU_GET_INFO", Errno.ENOMEM, "no memory for the capabilities"],
+        ["open(/dev/vfio/GROUP)", Errno.ENODEV, "last device left the group"],
+        ["open(/dev/vfio/vfio)", Errno.ENODEV, "module is gone"],
+        ["open(/dev/vfio/vfio)", Errno.EPERM, "no permission"],
     ];
 
     [TestMethod]
@@ -62,6 +87,16 @@ public sealed class VfioFailureTests
         Assert.AreEqual($"{call}: {errno} ({(int)errno}): iova 0x1000-0x1fff. Cause: {e.Cause}. Cure: {e.Cure}", e.Message);
         StringAssert.Contains(e.Cause, cause);
         Assert.IsFalse(string.IsNullOrWhiteSpace(e.Cure));
+    }
+
+    [TestMethod]
+    public void No_row_is_left_untested()
+    {
+        HashSet<(string, Errno)> tested = [.. Known.Select(k => ((string)k[0], (Errno)k[1]))];
+        foreach (VfioFailure failure in VfioFailure.All)
+        {
+            Assert.Contains((failure.Call, failure.Errno), tested);
+        }
     }
 
     [TestMethod]
