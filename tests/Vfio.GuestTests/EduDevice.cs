@@ -3,7 +3,8 @@ using System.Diagnostics;
 namespace Vfio.GuestTests;
 
 /// <summary>QEMU's edu device, opened through VFIO: a DMA engine between memory and a buffer of its own.</summary>
-/// <remarks>Source: QEMU, docs/specs/edu.rst. It reaches 28 bits of address space, so every IOVA must be below 256 MiB.</remarks>
+/// <remarks>Source: QEMU, docs/specs/edu.rst. It reaches 28 bits of address space, so every IOVA must be below 256 MiB, unless the machine's
+/// command line says otherwise (<c>dma_mask</c>).</remarks>
 internal sealed class EduDevice : IDisposable
 {
     // Half of its buffer: QEMU 7.2 ends the machine when a transfer reaches the buffer's last byte.
@@ -42,11 +43,13 @@ internal sealed class EduDevice : IDisposable
 
     public bool RegistersAreMapped => _registers.IsMapped;
 
-    public static EduDevice Open()
+    public static EduDevice Open() => Open(Address);
+
+    public static EduDevice Open(PciAddress address)
     {
-        GuestPci.BindToVfio(Address);
+        GuestPci.BindToVfio(address);
         VfioContainer container = VfioContainer.Open();
-        VfioDevice device = container.OpenDevice(Address);
+        VfioDevice device = container.OpenDevice(address);
         device.EnableBusMaster();
         return new EduDevice(container, device);
     }
