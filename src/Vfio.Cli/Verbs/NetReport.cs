@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using Vfio.Service;
+using Vfio.VhostUser;
 
 namespace Vfio.Cli.Verbs;
 

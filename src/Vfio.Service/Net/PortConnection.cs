@@ -133,31 +133,39 @@ internal sealed class PortConnection : IDisposable
         return null;
     }
 
-    private bool ServeNext()
+    // Null at the end, and when there is nothing to meet a front-end with for the moment.
+    private VhostUserSession? Meet(out bool isStarved)
     {
-        VhostUserSession? session;
+        isStarved = false;
         try
         {
-            session = Connect() is { } socket
-                ? new VhostUserSession(socket, _port, message => _log($"{_port.Name}: {message}")) : null;
+            VhostUserSession? session = Connect() is { } socket
+                ? new VhostUserSession(socket, _port, message => _log($"{_port.Name}: {message}"))
+                : null;
             _isStarved = false;
+            return session;
         }
         catch (LinuxException e) when (e.Errno is Errno.EMFILE or Errno.ENOMEM)
         {
-            // Another port's front-end may have used up what there was, for the moment.
+            // Another port's front-end may have used up what there was.
             if (!_isStarved)
             {
                 _log($"{_port.Name}: cannot meet a front-end yet: {e.Message}");
-                _isStarved = true;
             }
 
-            _stop.Wait(RetryInterval);
-            return true;
+            isStarved = _isStarved = true;
+            return null;
         }
+    }
 
+    private bool ServeNext()
+    {
+        // Disposing throws where a poller is stuck, before any memory is unmapped.
+        using VhostUserSession? session = Meet(out bool isStarved);
         if (session is null)
         {
-            return false;
+            _stop.Wait(isStarved ? RetryInterval : TimeSpan.Zero);
+            return isStarved;
         }
 
         lock (_change)
@@ -181,9 +189,6 @@ internal sealed class PortConnection : IDisposable
             {
                 Volatile.Write(ref _session, null);
             }
-
-            // Throws where a poller is stuck, before any memory is unmapped.
-            session.Dispose();
         }
 
         _log($"{_port.Name}: front-end gone after {session.Messages} messages; features 0x{(ulong)session.Features:x}"

@@ -1,6 +1,5 @@
 using Vfio.Linux;
 using Vfio.Testing.VhostUser;
-using Vfio.VhostUser;
 using Vfio.Virtio;
 
 namespace Vfio.Service.Tests;
