@@ -14,6 +14,9 @@ switch (args)
             settings).Run(json.Length == 0 ? null : json);
     case ["revoke", string count]:
         return RevokeBenchmark.Run(long.Parse(count, CultureInfo.InvariantCulture));
+    case ["epoch"]:
+        EpochBenchmark.Run();
+        return 0;
     case ["revoke-broken", string count]:
         return RevokeBenchmark.RunBroken(long.Parse(count, CultureInfo.InvariantCulture));
     default:
