@@ -13,12 +13,17 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     // How long after its last message a poller goes on looking, each time a system call that mostly finds nothing.
     private static readonly long Attention = Stopwatch.Frequency / 5000;
 
+    /// <summary>How long the session's thread sleeps at most where pollers may have the turn: one whose ring was taken away in the middle
+    /// of it does not give it back.</summary>
+    public static readonly TimeSpan PollersLongest = TimeSpan.FromMilliseconds(200);
+
     private readonly Lock _turn = new();
     private readonly EventWaiter _waiter = new();
     private readonly EventFd _wake = new();
     private readonly FileDescriptor _socket;
     private readonly PollersShare _take;
     private bool _isPollers;
+    private bool _isOver;
     private long _last;
 
     /// <summary>It is the turn of the session's thread.</summary>
@@ -67,7 +72,12 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     }
 
     /// <summary>Ends what <see cref="Begin"/> began.</summary>
-    public void End() => _turn.Exit();
+    /// <param name="goesOn">False: no poller has a turn from now on.</param>
+    public void End(bool goesOn)
+    {
+        _isOver = !goesOn;
+        _turn.Exit();
+    }
 
     /// <inheritdoc/>
     public void Await()
@@ -79,10 +89,13 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 
         try
         {
-            _waiter.Pause(_socket);
-            _last = Stopwatch.GetTimestamp();
-            // ORDER: as for AreAwaited.
-            Volatile.Write(ref _isPollers, true);
+            if (!_isOver)
+            {
+                _waiter.Pause(_socket);
+                _last = Stopwatch.GetTimestamp();
+                // ORDER: as for AreAwaited.
+                Volatile.Write(ref _isPollers, true);
+            }
         }
         finally
         {

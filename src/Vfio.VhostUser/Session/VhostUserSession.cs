@@ -97,31 +97,8 @@ public sealed class VhostUserSession : IDisposable
     /// <exception cref="TimeoutException">A poller is stuck: the guest's memory stays mapped.</exception>
     public void Run()
     {
-        bool goesOn = true;
-        while (goesOn)
+        while (Serve())
         {
-            // Front-ends do not answer what is not mapped at that moment: rings ask again.
-            _turn.Sleep(_rings.IsAnyWaiting ? _iotlb.Table.Questions.Timeout : Timeout.InfiniteTimeSpan);
-            _turn.Begin();
-            try
-            {
-                goesOn = TakeMessages();
-            }
-            catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
-            {
-                Refused++;
-                _log($"session ended: {e.Message}");
-                goesOn = false;
-            }
-            finally
-            {
-                if (!goesOn)
-                {
-                    _rings.StopAll();
-                }
-
-                _turn.End();
-            }
         }
 
         Losses = _mappings.Losses;
@@ -147,7 +124,36 @@ public sealed class VhostUserSession : IDisposable
         _mappings.Dispose();
     }
 
-    // False at the end of the connection.
+    // One turn. False at the end of the connection.
+    private bool Serve()
+    {
+        // Front-ends do not answer what is not mapped at that moment: rings ask again.
+        _turn.Sleep(_rings.IsAnyWaiting ? _iotlb.Table.Questions.Timeout
+            : Features.HasFlag(VirtioFeatures.AccessPlatform) ? SessionTurn.PollersLongest : Timeout.InfiniteTimeSpan);
+        _turn.Begin();
+        bool goesOn = false;
+        try
+        {
+            goesOn = TakeMessages();
+        }
+        catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
+        {
+            Refused++;
+            _log($"session ended: {e.Message}");
+        }
+        finally
+        {
+            _turn.End(goesOn);
+            if (!goesOn)
+            {
+                // No poller is in a turn any more, or will be.
+                _rings.StopAll();
+            }
+        }
+
+        return goesOn;
+    }
+
     private bool TakeMessages()
     {
         _failureOfPoller?.Throw();

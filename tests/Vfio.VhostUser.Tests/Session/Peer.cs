@@ -24,7 +24,15 @@ internal sealed class Peer : IDisposable
         Memory = MemoryFile.Create("guest", MemoryLength, canShrink: canShrink);
         _thread = new Thread(() =>
         {
-            _session.Run();
+            try
+            {
+                _session.Run();
+            }
+            catch (TimeoutException e)
+            {
+                Stalled = e;
+            }
+
             // As whoever runs sessions does: what is sent to one that has ended is an error, not a wait.
             _session.Close();
         });
@@ -38,6 +46,9 @@ internal sealed class Peer : IDisposable
     public FileDescriptor Memory { get; }
 
     public VhostUserSession Session => _session;
+
+    /// <summary>That a thread of the device was stuck, if the session ended so.</summary>
+    public TimeoutException? Stalled { get; private set; }
 
     public bool AsksForReplies { get; set; }
 
@@ -122,6 +133,9 @@ internal sealed class Peer : IDisposable
 
     /// <summary>The descriptor that came with the last answer.</summary>
     public FileDescriptor TakeDescriptor() => _channel.Descriptors.Take(0);
+
+    /// <summary>Whether the session has said nothing more before it ended.</summary>
+    public bool IsSilent() => !_channel.Receive();
 
     public ulong ReadAnswer() => Answer() ?? throw new InvalidOperationException("no answer was asked for");
 

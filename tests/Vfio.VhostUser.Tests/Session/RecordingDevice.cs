@@ -61,6 +61,9 @@ internal sealed class RecordingDevice : IVhostUserDevice
 
     public void KickRing(int index) => Kicks++;
 
+    /// <summary>Whether a thread of the device is stuck, as far as the session can tell.</summary>
+    public bool IsStuck { get; set; }
+
     // No thread of this device reads anything, so there is nobody to wait for.
-    public void AwaitQuiescence() => Waits++;
+    public void AwaitQuiescence() => Waits += IsStuck ? throw new TimeoutException("poller-7 has been in one batch for too long") : 1;
 }
