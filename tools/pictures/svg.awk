@@ -71,12 +71,14 @@ function run(text, n) {
         color = plain
     rest = $0
     while (match(rest, /\033\[[0-9;?]*[A-Za-z]/)) {
-        if (RSTART > 1)
-            run(substr(rest, 1, RSTART - 1))
-        sequence = substr(rest, RSTART + 2, RLENGTH - 3)
-        if (substr(rest, RSTART + RLENGTH - 1, 1) == "m")
-            sgr(sequence)
-        rest = substr(rest, RSTART + RLENGTH)
+        # run matches too, and there is one RSTART for all.
+        start = RSTART
+        count = RLENGTH
+        if (start > 1)
+            run(substr(rest, 1, start - 1))
+        if (substr(rest, start + count - 1, 1) == "m")
+            sgr(substr(rest, start + 2, count - 3))
+        rest = substr(rest, start + count)
     }
     sub(/ +$/, "", rest)
     if (rest != "")
