@@ -102,21 +102,21 @@ public sealed unsafe class PeerMappings : IDisposable
     {
         nint range;
         // SAFETY: the block lives until after Unwatch.
-        int result = Sigbus.vfiopin_sigbus_add(first, length, (nuint)pageSize, _native, &range);
+        int result = NativeCode.vfiopin_sigbus_add(first, length, (nuint)pageSize, _native, &range);
         return result < 0
             ? throw new LinuxException("sigaction(SIGBUS)", (Errno)(-result), "a peer's memory cannot be watched")
             : range;
     }
 
     /// <summary>Ends that: nobody touches the pages any more, and they are still mapped.</summary>
-    internal static void Unwatch(nint range) => Sigbus.vfiopin_sigbus_remove(range);
+    internal static void Unwatch(nint range) => NativeCode.vfiopin_sigbus_remove(range);
 
     private static LinuxException Refusal(MappingLimits room, string who, Tally tally, MappingLimits limits) => new(
         "mmap", Errno.ENOMEM, $"{room.Bytes} bytes in {room.Mappings} mappings for a peer's memory",
         $"{who} may have {limits.Bytes} bytes in {limits.Mappings} mappings and has {tally.Bytes} in {tally.Mappings}",
         "fewer or smaller regions; or raise vm.max_map_count and the limit on address space (ulimit -v)");
 
-    // As native/sigbus/sigbus.c has it.
+    // As native/library/sigbus.c has it.
     private struct Native
     {
         public long Losses;

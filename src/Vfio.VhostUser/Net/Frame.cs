@@ -3,20 +3,28 @@ using Vfio.Virtio;
 namespace Vfio.VhostUser;
 
 /// <summary>A frame in a buffer of a <see cref="FrameBatch"/>.</summary>
-/// <param name="Data">Its first byte.</param>
-/// <param name="Length">Bytes.</param>
-/// <param name="Header">What was said about it; all zero for a plain frame. The number of buffers in it means nothing.</param>
-public readonly unsafe record struct Frame(HostAddress Data, int Length, NetHeader Header)
+public unsafe record struct Frame
 {
+    // Set in place: a copy of a structure that was just put together on the stack waits for its parts to be stored.
+
     /// <summary>The shortest frame that is one: an Ethernet header.</summary>
     public const int MinLength = 14;
 
     /// <summary>The longest: 64 KiB of segments behind an Ethernet header with two VLAN tags (virtio 1.3, 5.1.6.3.1).</summary>
     public const int MaxLength = 65536 + 22;
 
+    /// <summary>Its first byte.</summary>
+    public HostAddress Data { get; internal set; }
+
+    /// <summary>Bytes.</summary>
+    public int Length { get; internal set; }
+
+    /// <summary>What was said about it; all zero for a plain frame. The number of buffers in it means nothing.</summary>
+    public NetHeader Header { get; internal set; }
+
     /// <summary>The bytes.</summary>
     // SAFETY: the batch owns the buffer, and only its own thread uses it.
-    public Span<byte> Span => new((byte*)Data.Value, Length);
+    public readonly Span<byte> Span => new((byte*)Data.Value, Length);
 
-    internal byte* Base => (byte*)Data.Value;
+    internal readonly byte* Base => (byte*)Data.Value;
 }

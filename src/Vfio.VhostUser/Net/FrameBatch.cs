@@ -88,9 +88,8 @@ public sealed class FrameBatch : IDisposable
             throw new InvalidOperationException($"a batch holds {Capacity} frames");
         }
 
-        var frame = new Frame(Next, length, default);
+        ref Frame frame = ref Append(length);
         frame.Span.Clear();
-        Add(frame);
         return frame;
     }
 
@@ -109,5 +108,14 @@ public sealed class FrameBatch : IDisposable
         }
     }
 
-    internal void Add(Frame frame) => _frames[_end++] = frame;
+    /// <summary>Adds a plain frame of the bytes at <see cref="Next"/>; there is room.</summary>
+    internal ref Frame Append(int length)
+    {
+        ref Frame frame = ref _frames[_end];
+        frame.Data = Next;
+        frame.Length = length;
+        frame.Header = default;
+        _end++;
+        return ref frame;
+    }
 }

@@ -43,6 +43,9 @@ public record struct NetHeader
     /// <summary>Whether the checksum is not finished.</summary>
     public readonly bool NeedsChecksum => (Flags & virtio_net.VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
 
+    /// <summary>Whether nothing is asked for.</summary>
+    public readonly bool IsPlain => (Flags | GsoType) == 0;
+
     /// <summary>The kind of segment without the ECN bit.</summary>
     public readonly byte GsoKind => (byte)(GsoType & ~virtio_net.VIRTIO_NET_HDR_GSO_ECN);
 

@@ -1,3 +1,5 @@
+using Vfio.Linux;
+
 namespace Vfio.Virtio;
 
 /// <summary>The device's side of a virtqueue, in either layout. It works in batches:
@@ -73,6 +75,15 @@ public abstract class DeviceQueue
         this is SplitDeviceQueue split
             ? split.PeekSplit(ref translator, chains, segments)
             : ((PackedDeviceQueue)this).PeekPacked(ref translator, chains, segments);
+
+    /// <summary>Makes everything completed visible without asking whether the driver wants to be notified: a driver that polls
+    /// works on it while the rest of the batch is made. <see cref="Publish"/> must follow.</summary>
+    internal abstract void Reveal();
+
+    /// <summary>Names the cache lines that giving back the next chains will write.</summary>
+    /// <param name="count">How many chains, of one slot each.</param>
+    /// <param name="lines">Where to.</param>
+    internal abstract void AddUsedLines(int count, ref CacheLines lines);
 
     /// <summary>Takes chains for good: the next <see cref="Peek"/> starts after them.</summary>
     /// <param name="chains">The first chains of the last <see cref="Peek"/>, all or fewer.</param>

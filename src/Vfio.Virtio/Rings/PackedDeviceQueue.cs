@@ -10,6 +10,8 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
     // SAFETY, for the whole class: the constructor's caller vouches for RingAddresses.*Bytes at each address while this object is
     // used. Slots are our own count, always below Size. The driver writes the ring at any time: what is read is copied once.
     // A descriptor is two 8-byte words: address, then length, id and flags.
+    private const int DescriptorBytes = 16;
+
     private readonly ulong* _ring;
     private readonly uint* _driverEvent;
     private readonly uint* _deviceEvent;
@@ -20,6 +22,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
     private int _firstSlot;
     private ulong _firstControl;
     private bool _hasPublished;
+    private bool _holdsFirst;
 
     /// <summary>Takes the device's side of a ring.</summary>
     /// <param name="size">Entries, 1 to 32768.</param>
@@ -70,90 +73,134 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
             return 0;
         }
 
-        int room = Math.Min(segments.Length, ushort.MaxValue);
-        segments = segments[..room];
-        int filled = 0;
-        int taken = 0;
-        int outstanding = Outstanding;
-        int slot = _nextAvail.Slot;
-        bool wrap = _nextAvail.Wrap;
-        for (int i = 0; i < chains.Length; i++)
+        segments = segments[..Math.Min(segments.Length, ushort.MaxValue)];
+        var place = new Place { Slot = _nextAvail.Slot, Wrap = _nextAvail.Wrap, Outstanding = Outstanding };
+        do
         {
-            // ORDER: length, id and flags before the address and the rest of the chain; pairs with the driver's release of the
-            // head's flags, which it writes last.
-            ulong control = Barriers.ReadAcquire(_ring + (2 * slot) + 1);
-            if (!PackedDescriptor.IsAvailable(control, wrap))
+            PeekPlain(ref translator, chains, segments, ref place);
+        }
+        while (place.Chains < chains.Length && PeekOther(ref translator, chains, segments, ref place));
+
+        return place.Taken;
+    }
+
+    // Chains of one descriptor whose memory lies in one piece: nearly all that a network driver makes. Ends at the first one that is
+    // anything else, or not there. Its own small method for the sake of the registers.
+    private void PeekPlain<TTranslator>(
+        ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
+        where TTranslator : struct, ITranslator
+    {
+        const ulong Next = virtio_ring.VRING_DESC_F_NEXT;
+        const ulong Indirect = virtio_ring.VRING_DESC_F_INDIRECT;
+        const ulong Mask = (PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag | Next | Indirect) << 48;
+        if (Missed)
+        {
+            return;
+        }
+
+        int first = place.Chains;
+        int most = Math.Min(
+            Math.Min(chains.Length - first, segments.Length - place.Segments), Size - place.Outstanding);
+        if (most <= 0)
+        {
+            return;
+        }
+
+        chains = chains.Slice(first, most);
+        segments = segments.Slice(place.Segments, most);
+        ulong* ring = _ring;
+        ulong writeFlag = OnlyReads ? 0 : (ulong)virtio_ring.VRING_DESC_F_WRITE << 48;
+        int segment = place.Segments;
+        int slot = place.Slot;
+        ulong wanted = (ulong)(place.Wrap ? PackedDescriptor.AvailFlag : PackedDescriptor.UsedFlag) << 48;
+        int i = 0;
+        for (; i < chains.Length; i++)
+        {
+            // ORDER: length, id and flags before the address; pairs with the driver's release of the flags, which it writes last.
+            ulong control = Barriers.ReadAcquire(ring + (2 * slot) + 1);
+            uint length = (uint)(control & uint.MaxValue);
+            ulong address = ring[2 * slot];
+            if ((control & Mask) != wanted || length == 0 || unchecked(address + length) <= address)
             {
                 break;
             }
 
-            var descriptor = new PackedDescriptor(new BusAddress(_ring[2 * slot]), control);
-            ulong address = descriptor.Address.Value;
-            uint length = descriptor.Length;
-            int slots = 1;
-            bool done = false;
-            if (descriptor.IsWholeChain && length != 0 && filled < room && outstanding < Size
-                && unchecked(address + length) > address)
+            bool writable = (control & writeFlag) != 0;
+            TranslationStatus status = translator.Translate(
+                new BusAddress(address), length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
+            if (status != TranslationStatus.Translated || usable < length)
             {
-                bool writable = descriptor.IsWritable && !OnlyReads;
-                TranslationStatus status = translator.Translate(
-                    descriptor.Address, length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
-                if (status == TranslationStatus.Translated && usable >= length)
-                {
-                    segments[filled] = new HostSegment(host, length);
-                    chains[i] = new DescriptorChain(
-                        descriptor.Id, 1, (ushort)slot, (ushort)filled, writable ? (ushort)0 : (ushort)1, 1,
-                        writable ? 0 : length, writable ? length : 0);
-                    filled++;
-                    taken += Missed ? 0 : 1;
-                    done = true;
-                }
+                break;
             }
 
-            if (!done)
+            segments[i] = new HostSegment(host, length);
+            chains[i] = new DescriptorChain(
+                (ushort)((control >> 32) & 0xFFFF), 1, (ushort)slot, (ushort)(segment + i), writable ? (ushort)0 : (ushort)1, 1,
+                writable ? 0 : length, writable ? length : 0);
+            slot++;
+            if (slot == Size)
             {
-                var chain = new ChainBuilder(segments, filled, Size, OnlyReads);
-                RingError error = Walk(
-                    ref translator, _ring, Size, slot, descriptor, ref chain, out ushort id, out slots);
-                error = error == RingError.None && outstanding + slots > Size ? RingError.TooManyOutstanding : error;
-                if (error == RingError.TooManySegments && filled != 0)
-                {
-                    break;
-                }
-
-                if (error != RingError.None)
-                {
-                    if (!Missed)
-                    {
-                        Fail(error, (ushort)slot);
-                    }
-
-                    break;
-                }
-
-                if (chain.Missed)
-                {
-                    Missed = true;
-                    filled += chain.Count;
-                }
-                else
-                {
-                    chains[i] = chain.Build(id, (ushort)slots, (ushort)slot);
-                    filled += chains[i].Count;
-                    taken += Missed ? 0 : 1;
-                }
-            }
-
-            outstanding += slots;
-            slot += slots;
-            if (slot >= Size)
-            {
-                slot -= Size;
-                wrap = !wrap;
+                slot = 0;
+                wanted ^= (ulong)(PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag) << 48;
             }
         }
 
-        return taken;
+        place.Chains = first + i;
+        place.Taken += i;
+        place.Segments = segment + i;
+        place.Outstanding += i;
+        place.Wrap ^= place.Slot + i >= Size;
+        place.Slot = slot;
+    }
+
+    // Any chain. False when there is none, at an error, and when it does not fit any more.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool PeekOther<TTranslator>(
+        ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
+        where TTranslator : struct, ITranslator
+    {
+        // ORDER: length, id and flags before the address and the rest of the chain; pairs with the driver's release of the
+        // head's flags, which it writes last.
+        ulong control = Barriers.ReadAcquire(_ring + (2 * place.Slot) + 1);
+        if (!PackedDescriptor.IsAvailable(control, place.Wrap))
+        {
+            return false;
+        }
+
+        var descriptor = new PackedDescriptor(new BusAddress(_ring[2 * place.Slot]), control);
+        var chain = new ChainBuilder(segments, place.Segments, Size, OnlyReads);
+        RingError error = Walk(ref translator, _ring, Size, place.Slot, descriptor, ref chain, out ushort id, out int slots);
+        error = error == RingError.None && place.Outstanding + slots > Size ? RingError.TooManyOutstanding : error;
+        if (error != RingError.None)
+        {
+            // What only lacks room is left for the next batch. A fault behind a miss is left alone: the chains before it come again,
+            // and by then it may be mended or not.
+            if (!Missed && (error != RingError.TooManySegments || place.Segments == 0))
+            {
+                Fail(error, (ushort)place.Slot);
+            }
+
+            return false;
+        }
+
+        Missed |= chain.Missed;
+        if (!chain.Missed)
+        {
+            chains[place.Chains] = chain.Build(id, (ushort)slots, (ushort)place.Slot);
+        }
+
+        place.Chains++;
+        place.Taken += Missed ? 0 : 1;
+        place.Segments += chain.Count;
+        place.Outstanding += slots;
+        place.Slot += slots;
+        if (place.Slot >= Size)
+        {
+            place.Slot -= Size;
+            place.Wrap = !place.Wrap;
+        }
+
+        return true;
     }
 
     /// <summary>Takes a chain again that an earlier device consumed and did not complete, from a record of its descriptors: the
@@ -220,10 +267,41 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
     /// <inheritdoc/>
     public override void Complete(ReadOnlySpan<UsedChain> used)
     {
+        // virtio 1.3, 2.8.6 "The Virtqueue Descriptor Ring" and 2.8.21.2: a used descriptor takes the chain's first slot's place in
+        // used order; the driver skips the chain's other slots. Only the batch's first stays back, until Reveal.
+        ulong* ring = _ring;
+        int slot = _nextUsed.Slot;
+        bool wrap = _nextUsed.Wrap;
+        int slots = 0;
         foreach (UsedChain chain in used)
         {
-            WriteUsed(chain.Id, chain.Written, chain.Slots);
+            ushort flags = wrap ? (ushort)(PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag) : (ushort)0;
+            flags |= chain.Written != 0 ? virtio_ring.VRING_DESC_F_WRITE : (ushort)0;
+            ulong control = PackedDescriptor.MakeControl(chain.Written, chain.Id, flags);
+            if (_holdsFirst)
+            {
+                ring[(2 * slot) + 1] = control;
+            }
+            else
+            {
+                _holdsFirst = true;
+                _firstSlot = slot;
+                _firstControl = control;
+            }
+
+            slots += chain.Slots;
+            slot += chain.Slots;
+            if (slot >= Size)
+            {
+                slot -= Size;
+                wrap = !wrap;
+            }
         }
+
+        _nextUsed = new PackedPosition((ushort)slot, wrap);
+        _unpublished += slots;
+        Outstanding -= slots;
+        Debug.Assert(Outstanding >= 0, "more was completed than was consumed");
     }
 
     /// <inheritdoc/>
@@ -244,7 +322,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
             slots += chain.Slots;
         }
 
-        WriteUsed(used[^1].Id, 0, slots);
+        Complete([new UsedChain(used[^1].Id, (ushort)slots, 0)]);
     }
 
     /// <inheritdoc/>
@@ -256,9 +334,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
             return false;
         }
 
-        // ORDER: the data and every other used descriptor of the batch before its first one, where the driver looks next; pairs
-        // with the driver's acquire of that descriptor. Length, id and flags are one store, so no flags are ever seen half done.
-        Barriers.WriteRelease(_ring + (2 * _firstSlot) + 1, _firstControl);
+        Reveal();
         _unpublished = 0;
 
         // ORDER: the used descriptors before the read of the driver's suppression; pairs with the driver's fence between enabling
@@ -297,28 +373,23 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
         // ORDER: advice only, pairs with nothing.
         Barriers.WriteRelease(_deviceEvent, (uint)virtio_ring.VRING_PACKED_EVENT_FLAG_DISABLE << 16);
 
-    // virtio 1.3, 2.8.6 "The Virtqueue Descriptor Ring" and 2.8.21.2: a used descriptor takes the chain's first slot's place in
-    // used order; the driver skips the chain's other slots. Only the batch's first stays back until Publish.
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void WriteUsed(ushort id, uint written, int slots)
+    internal override void Reveal()
     {
-        ushort flags = _nextUsed.Wrap ? (ushort)(PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag) : (ushort)0;
-        flags |= written != 0 ? virtio_ring.VRING_DESC_F_WRITE : (ushort)0;
-        ulong control = PackedDescriptor.MakeControl(written, id, flags);
-        if (_unpublished == 0)
+        // ORDER: the data and every other used descriptor of the batch before its first one, where the driver looks next; pairs
+        // with the driver's acquire of that descriptor. Length, id and flags are one store, so no flags are ever seen half done.
+        if (_holdsFirst)
         {
-            _firstSlot = _nextUsed.Slot;
-            _firstControl = control;
+            _holdsFirst = false;
+            Barriers.WriteRelease(_ring + (2 * _firstSlot) + 1, _firstControl);
         }
-        else
-        {
-            _ring[(2 * _nextUsed.Slot) + 1] = control;
-        }
+    }
 
-        _unpublished += slots;
-        _nextUsed = _nextUsed.Advance(slots, Size);
-        Outstanding -= slots;
-        Debug.Assert(Outstanding >= 0, "more was completed than was consumed");
+    internal override void AddUsedLines(int count, ref CacheLines lines)
+    {
+        int slot = _nextUsed.Slot;
+        int first = Math.Min(count, Size - slot);
+        lines.Add(_ring + (2 * slot), (nuint)first * DescriptorBytes);
+        lines.Add(_ring, (nuint)(count - first) * DescriptorBytes);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -394,5 +465,17 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
         }
 
         return error;
+    }
+
+    // How far a Peek came: chains looked at, those of them before the first miss, segments filled, slots that would be outstanding,
+    // and the slot of the next chain.
+    private struct Place
+    {
+        public int Chains;
+        public int Taken;
+        public int Segments;
+        public int Outstanding;
+        public int Slot;
+        public bool Wrap;
     }
 }

@@ -67,68 +67,109 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
         where TTranslator : struct, ITranslator
     {
         Missed = false;
-        int ready = Error == RingError.None ? Ready(chains.Length) : 0;
-        int wanted = Math.Min(ready, chains.Length);
-        int room = Math.Min(segments.Length, ushort.MaxValue);
-        segments = segments[..room];
-        int filled = 0;
-        int taken = 0;
-        for (int i = 0; i < wanted; i++)
+        int ready = Error == RingError.None ? Math.Min(Ready(chains.Length), chains.Length) : 0;
+        chains = chains[..ready];
+        segments = segments[..Math.Min(segments.Length, ushort.MaxValue)];
+        var place = default(Place);
+        do
         {
-            ushort position = unchecked((ushort)(_nextAvail + i));
-            ushort head = _availRing[position & _mask];
-            if (head > _mask)
-            {
-                taken = FailUnlessMissed(RingError.HeadOutOfRange, position, taken);
-                break;
-            }
+            PeekPlain(ref translator, chains, segments, ref place);
+        }
+        while (place.Chains < chains.Length && PeekOther(ref translator, chains, segments, ref place));
 
-            Descriptor descriptor = _descriptors[head & _mask];
-            if (descriptor.IsWholeChain && descriptor.Length != 0 && filled < room
-                && unchecked(descriptor.Address + descriptor.Length) > descriptor.Address)
-            {
-                bool writable = descriptor.IsWritable && !OnlyReads;
-                TranslationStatus status = translator.Translate(
-                    new BusAddress(descriptor.Address), descriptor.Length, writable ? DeviceAccess.Write : DeviceAccess.Read,
-                    out HostAddress host, out uint usable);
-                if (status == TranslationStatus.Translated && usable >= descriptor.Length)
-                {
-                    segments[filled] = new HostSegment(host, descriptor.Length);
-                    chains[i] = new DescriptorChain(
-                        head, 1, position, (ushort)filled, writable ? (ushort)0 : (ushort)1, 1,
-                        writable ? 0 : descriptor.Length, writable ? descriptor.Length : 0);
-                    filled++;
-                    taken += Missed ? 0 : 1;
-                    continue;
-                }
-            }
+        return place.Taken;
+    }
 
-            var chain = new ChainBuilder(segments, filled, Size, OnlyReads);
-            RingError error = Walk(ref translator, head, descriptor, ref chain);
-            if (error == RingError.TooManySegments && filled != 0)
-            {
-                break;
-            }
-
-            if (error != RingError.None)
-            {
-                taken = FailUnlessMissed(error, position, taken);
-                break;
-            }
-
-            if (chain.Missed)
-            {
-                Missed = true;
-                filled += chain.Count;
-                continue;
-            }
-
-            chains[i] = chain.Build(head, 1, position);
-            filled += chains[i].Count;
-            taken += Missed ? 0 : 1;
+    // Chains of one descriptor whose memory lies in one piece: nearly all that a network driver makes. Ends at the first one that is
+    // anything else. Its own small method for the sake of the registers.
+    private void PeekPlain<TTranslator>(
+        ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
+        where TTranslator : struct, ITranslator
+    {
+        int first = place.Chains;
+        int most = Math.Min(chains.Length - first, segments.Length - place.Segments);
+        if (Missed || most <= 0)
+        {
+            return;
         }
 
-        return taken;
+        chains = chains.Slice(first, most);
+        segments = segments.Slice(place.Segments, most);
+        uint mask = _mask;
+        ushort* availRing = _availRing;
+        Descriptor* descriptors = _descriptors;
+        bool onlyReads = OnlyReads;
+        int position = _nextAvail + first;
+        int segment = place.Segments;
+        int i = 0;
+        for (; i < chains.Length; i++)
+        {
+            ushort head = availRing[(position + i) & mask];
+            if (head > mask)
+            {
+                break;
+            }
+
+            Descriptor descriptor = descriptors[head & mask];
+            ulong address = descriptor.Address;
+            uint length = descriptor.Length;
+            if (!descriptor.IsWholeChain || length == 0 || unchecked(address + length) <= address)
+            {
+                break;
+            }
+
+            bool writable = descriptor.IsWritable && !onlyReads;
+            TranslationStatus status = translator.Translate(
+                new BusAddress(address), length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
+            if (status != TranslationStatus.Translated || usable < length)
+            {
+                break;
+            }
+
+            segments[i] = new HostSegment(host, length);
+            chains[i] = new DescriptorChain(
+                head, 1, unchecked((ushort)(position + i)), (ushort)(segment + i), writable ? (ushort)0 : (ushort)1, 1,
+                writable ? 0 : length, writable ? length : 0);
+        }
+
+        place.Chains = first + i;
+        place.Taken += i;
+        place.Segments = segment + i;
+    }
+
+    // Any chain. False at an error, and when it does not fit any more.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool PeekOther<TTranslator>(
+        ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
+        where TTranslator : struct, ITranslator
+    {
+        ushort position = unchecked((ushort)(_nextAvail + place.Chains));
+        ushort head = _availRing[position & _mask];
+        var chain = new ChainBuilder(segments, place.Segments, Size, OnlyReads);
+        RingError error = head > _mask
+            ? RingError.HeadOutOfRange : Walk(ref translator, head, _descriptors[head & _mask], ref chain);
+        if (error != RingError.None)
+        {
+            // What only lacks room is left for the next batch. A fault behind a miss is left alone: the chains before it come again,
+            // and by then it may be mended or not.
+            if (!Missed && (error != RingError.TooManySegments || place.Segments == 0))
+            {
+                Fail(error, position);
+            }
+
+            return false;
+        }
+
+        Missed |= chain.Missed;
+        if (!chain.Missed)
+        {
+            chains[place.Chains] = chain.Build(head, 1, position);
+        }
+
+        place.Chains++;
+        place.Taken += Missed ? 0 : 1;
+        place.Segments += chain.Count;
+        return true;
     }
 
     /// <summary>Takes a chain again that an earlier device consumed and did not complete, by its head. It counts as consumed.</summary>
@@ -198,8 +239,7 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
             return false;
         }
 
-        // ORDER: used elements and the data before the index; pairs with the driver's acquire of used->idx.
-        Barriers.WriteRelease(_usedIndex, next);
+        Reveal();
         _publishedUsed = next;
 
         // ORDER: the index before the read of the driver's suppression; pairs with the driver's fence between enabling
@@ -257,6 +297,18 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
         }
     }
 
+    internal override void Reveal() =>
+        // ORDER: used elements and the data before the index; pairs with the driver's acquire of used->idx.
+        Barriers.WriteRelease(_usedIndex, _nextUsed);
+
+    internal override void AddUsedLines(int count, ref CacheLines lines)
+    {
+        int position = (int)(_nextUsed & _mask);
+        int first = Math.Min(count, Size - position);
+        lines.Add(_usedRing + position, (nuint)first * sizeof(ulong));
+        lines.Add(_usedRing, (nuint)(count - first) * sizeof(ulong));
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private int Ready(int wanted)
     {
@@ -275,17 +327,6 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
 
         Fail(ready > Size ? RingError.IndexJump : RingError.TooManyOutstanding, _cachedAvail);
         return 0;
-    }
-
-    // A fault behind a miss is left alone: the chains before it come again, and by then it may be mended or not.
-    private int FailUnlessMissed(RingError error, ushort position, int taken)
-    {
-        if (!Missed)
-        {
-            Fail(error, position);
-        }
-
-        return taken;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -363,5 +404,13 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
 
             index = entry.Next;
         }
+    }
+
+    // How far a Peek came: chains looked at, those of them before the first miss, segments filled.
+    private struct Place
+    {
+        public int Chains;
+        public int Taken;
+        public int Segments;
     }
 }

@@ -47,10 +47,9 @@ public sealed class NetQueueOffloadTests : IDisposable
     {
         (DriverQueue driver, NetQueue queue) = Make(0, NetFeatures.MrgRxbuf);
         byte[] bytes = [.. Enumerable.Range(0, 200).Select(i => (byte)(i & 0xFF))];
-        Frame frame = _batch.Add(200);
+        ref Frame frame = ref _batch.Append(200);
+        frame.Header = new NetHeader { Flags = virtio_net.VIRTIO_NET_HDR_F_NEEDS_CSUM, ChecksumStart = 34, ChecksumOffset = 16 };
         bytes.CopyTo(frame.Span);
-        _batch.Clear();
-        _batch.Add(frame with { Header = new NetHeader { Flags = virtio_net.VIRTIO_NET_HDR_F_NEEDS_CSUM, ChecksumStart = 34, ChecksumOffset = 16 } });
         Post(driver, 0, 100, DeviceAccess.Write);
         Assert.AreEqual(0, queue.Enqueue(_batch));
         Post(driver, 100, 150, DeviceAccess.Write);

@@ -3,11 +3,12 @@ using System.Runtime.InteropServices;
 
 namespace Vfio.Linux;
 
-// native/sigbus/sigbus.c: the only native code of the libraries, as a signal handler cannot be written in C#.
+// native/library: the only native code of the libraries, what cannot be written in C#.
 [SuppressMessage("Security", "CA5393", Justification = "beside the assembly: whoever can write there can replace the assembly")]
-internal static unsafe partial class Sigbus
+[SuppressMessage("ApiDesign", "RS0030", Justification = "what the generator makes of a call that needs no marshalling")]
+internal static unsafe partial class NativeCode
 {
-    private const string Library = "vfiopin_sigbus";
+    private const string Library = "vfiopin_native";
 
     [LibraryImport(Library, SetLastError = true)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
@@ -16,4 +17,10 @@ internal static unsafe partial class Sigbus
     [LibraryImport(Library, SetLastError = true)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
     public static partial void vfiopin_sigbus_remove(nint range);
+
+    // A few instructions, which the usual way into native code would take longer than.
+    [LibraryImport(Library)]
+    [SuppressGCTransition]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
+    public static partial void vfiopin_prefetch_for_write(nint* lines, nuint count);
 }

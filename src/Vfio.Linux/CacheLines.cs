@@ -1,0 +1,51 @@
+using System.Runtime.CompilerServices;
+
+namespace Vfio.Linux;
+
+/// <summary>Cache lines that will be written soon, gathered so that all are asked for at once: one after the other they would
+/// each wait for another processor to let go of them.</summary>
+/// <remarks>For one thread. A hint: any address is allowed, nothing is read or written.</remarks>
+internal unsafe struct CacheLines
+{
+    /// <summary>Bytes of a line.</summary>
+    public const int LineBytes = 64;
+
+    /// <summary>As many as are gathered; what comes behind is forgotten.</summary>
+    public const int Capacity = 128;
+
+    private Addresses _lines;
+    private int _count;
+
+    /// <summary>Adds the lines of a range.</summary>
+    /// <param name="start">Its first byte.</param>
+    /// <param name="length">Bytes.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Add(void* start, nuint length)
+    {
+        nint line = (nint)start & -LineBytes;
+        nint end = (nint)start + (nint)length;
+        for (; line < end && _count < Capacity; line += LineBytes)
+        {
+            _lines[_count++] = line;
+        }
+    }
+
+    /// <summary>Asks for them, and forgets them.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Fetch()
+    {
+        // SAFETY: the call reads as many addresses as were written, and does not look behind them.
+        fixed (nint* lines = &_lines[0])
+        {
+            NativeCode.vfiopin_prefetch_for_write(lines, (nuint)_count);
+        }
+
+        _count = 0;
+    }
+
+    [InlineArray(Capacity)]
+    private struct Addresses
+    {
+        private nint _first;
+    }
+}
