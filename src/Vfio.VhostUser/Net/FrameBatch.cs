@@ -17,6 +17,7 @@ public sealed class FrameBatch : IDisposable
 
     private readonly PinnedPool _pool;
     private readonly PinnedBuffer[] _buffers = new PinnedBuffer[Capacity];
+    // Where each one's bytes are never changes.
     private readonly Frame[] _frames = new Frame[Capacity];
     private int _first;
     private int _end;
@@ -34,6 +35,7 @@ public sealed class FrameBatch : IDisposable
             for (int i = 0; i < Capacity; i++)
             {
                 _buffers[i] = pool.Rent();
+                _frames[i].Data = _buffers[i].Address + (ulong)(i * Stagger);
                 // Whoever copies frames in does not tell: any page may be written until the buffer is given back.
                 pool.Dirty?.BeginDeviceWrite(_buffers[i]);
             }
@@ -50,9 +52,6 @@ public sealed class FrameBatch : IDisposable
 
     /// <summary>How many are left.</summary>
     public int Count => _end - _first;
-
-    /// <summary>Where the next frame goes.</summary>
-    internal HostAddress Next => _buffers[_end].Address + (ulong)(_end * Stagger);
 
     /// <summary>Whether there is room for another.</summary>
     internal bool IsFull => _end == Capacity;
@@ -108,11 +107,10 @@ public sealed class FrameBatch : IDisposable
         }
     }
 
-    /// <summary>Adds a plain frame of the bytes at <see cref="Next"/>; there is room.</summary>
+    /// <summary>Adds a plain frame of the bytes that are to be written at its place; there is room.</summary>
     internal ref Frame Append(int length)
     {
         ref Frame frame = ref _frames[_end];
-        frame.Data = Next;
         frame.Length = length;
         frame.Header = default;
         _end++;

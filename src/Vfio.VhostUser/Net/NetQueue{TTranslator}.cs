@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Vfio.Linux;
 using Vfio.Virtio;
@@ -18,11 +19,10 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private const int MostChains = 4 * Batch;
     private const int MostSegments = 2048;
 
-    // Buffers that a driver gets to see at once: two cache lines of a packed ring, one of a split ring.
-    private const int Revealed = 8;
-
-    // Of a frame: the processor sees by itself that the next ones follow.
-    private const int MostReady = 2 * CacheLines.LineBytes;
+    // Buffers that a driver gets to see at once. In a packed ring these are whole cache lines that are handed over anyway; in a split
+    // ring each time moves the index's line once more, so half a batch.
+    private const int RevealedPacked = 8;
+    private const int RevealedSplit = Batch / 2;
 
     // As bytes of a header: a plain frame in one buffer.
     private const ulong PlainLow = 0;
@@ -42,6 +42,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private readonly HostSegment[] _segments = new HostSegment[MostSegments];
     private readonly bool _readsHeader;
     private readonly bool _merges;
+    private readonly int _revealed;
     private DescriptorChain[]? _aheadChains;
     private HostSegment[]? _aheadSegments;
     private int _lookAheads;
@@ -57,6 +58,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         _translator = translator;
         _readsHeader = Has(NetFeatures.Csum);
         _merges = Has(NetFeatures.MrgRxbuf);
+        _revealed = ring.Features.HasFlag(VirtioFeatures.RingPacked) ? RevealedPacked : RevealedSplit;
     }
 
     public override int Dequeue(FrameBatch batch)
@@ -123,6 +125,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             return 0;
         }
 
+        bool isPlain = HeaderLength == NetHeader.Bytes && Log is null;
         int before = batch.Count;
         int wanted = before;
         long bytes = 0;
@@ -134,13 +137,24 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             ReadyLines(chains, batch.Frames);
             int taken = 0;
             int finished = 0;
-            int left = batch.Count;
-            foreach (ref readonly Frame frame in batch.Frames)
+            int next = 0;
+            ReadOnlySpan<Frame> waiting = batch.Frames;
+            Span<UsedChain> given = _used;
+            for (; next < waiting.Length && taken < chains.Length; next++)
             {
-                int used = Put(in frame, chains[taken..], _used.AsSpan(taken));
-                if (used < 0)
+                ref readonly Frame frame = ref waiting[next];
+                int used = 1;
+                if (isPlain && TryPut(in frame, in chains[taken]))
                 {
-                    break;
+                    given[taken] = chains[taken].Used((uint)(NetHeader.Bytes + frame.Length));
+                }
+                else
+                {
+                    used = PutSlowly(in frame, chains[taken..], given[taken..]);
+                    if (used < 0)
+                    {
+                        break;
+                    }
                 }
 
                 if (used != 0)
@@ -150,17 +164,17 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
                 }
 
                 taken += used;
-                left--;
-                if (taken - finished >= Revealed && Ring.Inflight is null && Log is null)
+                if (taken - finished >= _revealed && Ring.Inflight is null && Log is null)
                 {
-                    Finish(chains[finished..taken], _used.AsSpan(finished, taken - finished), onlyRead: false);
+                    Finish(chains[finished..taken], given[finished..taken], onlyRead: false);
                     Queue.Reveal();
                     finished = taken;
                 }
             }
 
-            batch.Take(batch.Count - left);
-            Finish(chains[finished..taken], _used.AsSpan(finished, taken - finished), onlyRead: false);
+            int left = waiting.Length - next;
+            batch.Take(next);
+            Finish(chains[finished..taken], given[finished..taken], onlyRead: false);
             if (Ring.Inflight is not null)
             {
                 // The record knows one batch at a time.
@@ -199,7 +213,13 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         {
             ref readonly HostSegment first = ref _segments[chains[i].First];
             Prefetch(first.Base);
-            _lines.Add(first.Base + HeaderLength, (nuint)Math.Min(frames[i].Length, MostReady));
+            byte* start = first.Base + HeaderLength;
+            byte* last = start + Math.Min(frames[i].Length, CacheLines.LineBytes) - 1;
+            _lines.Add(start);
+            if (((nuint)start ^ (nuint)last) >= CacheLines.LineBytes)
+            {
+                _lines.Add(last);
+            }
         }
 
         Queue.AddUsedLines(count, ref _lines);
@@ -334,7 +354,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
 
         ref readonly HostSegment first = ref _segments[chain.First];
         int length = Frame.MinLength + (int)beyond;
-        Unsafe.CopyBlockUnaligned(batch.Append(length).Base, first.Base + HeaderLength, (uint)length);
+        Copy(batch.Append(length).Base, first.Base + HeaderLength, (uint)length);
         return length;
     }
 
@@ -370,22 +390,14 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         return length;
     }
 
-    // Copies a frame into chains. Returns how many it took: 0 when it was dropped, -1 when there are not enough.
+    // Copies a plain frame into a chain of one buffer.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private int Put(in Frame frame, ReadOnlySpan<DescriptorChain> chains, Span<UsedChain> used)
+    private bool TryPut(in Frame frame, in DescriptorChain chain)
     {
-        if (chains.IsEmpty)
-        {
-            return -1;
-        }
-
-        ref readonly DescriptorChain chain = ref chains[0];
-        uint needed = (uint)(HeaderLength + frame.Length);
         ref readonly HostSegment first = ref _segments[chain.First];
-        if (chain.ReadableCount != 0 || first.Length < needed || !frame.Header.IsPlain || HeaderLength != NetHeader.Bytes
-            || Log is not null)
+        if (chain.ReadableCount != 0 || first.Length < (uint)(NetHeader.Bytes + frame.Length) || !frame.Header.IsPlain)
         {
-            return PutSlowly(in frame, chains, used);
+            return false;
         }
 
         // Most headers stand there already, from the buffer's last use: reading leaves the line shared, writing would take it away
@@ -401,10 +413,27 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             *(uint*)(target + sizeof(ulong)) = PlainHigh;
         }
 
-        Unsafe.CopyBlockUnaligned(target + NetHeader.Bytes, frame.Base, (uint)frame.Length);
-        used[0] = chain.Used(needed);
-        return 1;
+        Copy(target + NetHeader.Bytes, frame.Base, (uint)frame.Length);
+        return true;
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Copy(byte* target, byte* source, uint length)
+    {
+        // The smallest frames are the most frequent ones: two halves that may overlap.
+        if (unchecked(length - (uint)Vector256<byte>.Count) > (uint)Vector256<byte>.Count)
+        {
+            Unsafe.CopyBlockUnaligned(target, source, length);
+            return;
+        }
+
+        Vector256<byte> start = Vector256.Load(source);
+        Vector256<byte> end = Vector256.Load(source + length - Vector256<byte>.Count);
+        start.Store(target);
+        end.Store(target + length - Vector256<byte>.Count);
+    }
+
+    // Copies a frame into chains. Returns how many it took: 0 when it was dropped, -1 when there are not enough.
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private int PutSlowly(in Frame frame, ReadOnlySpan<DescriptorChain> chains, Span<UsedChain> used)
