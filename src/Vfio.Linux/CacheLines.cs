@@ -23,7 +23,7 @@ internal unsafe struct CacheLines
     {
         if (_count < Capacity)
         {
-            _lines[_count++] = (nint)address;
+            _lines[_count++] = unchecked((nint)address);
         }
     }
 
@@ -33,11 +33,11 @@ internal unsafe struct CacheLines
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Add(void* start, nuint length)
     {
-        nint line = (nint)start & -LineBytes;
-        nint end = (nint)start + (nint)length;
+        nuint line = (nuint)start & ~(nuint)(LineBytes - 1);
+        nuint end = unchecked((nuint)start + length);
         for (; line < end && _count < Capacity; line += LineBytes)
         {
-            _lines[_count++] = line;
+            _lines[_count++] = unchecked((nint)line);
         }
     }
 

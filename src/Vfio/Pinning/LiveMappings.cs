@@ -62,6 +62,19 @@ internal sealed class LiveMappings
         }
     }
 
+    /// <summary>Makes sure that the next <see cref="InsertAfter"/>, and removing it again, allocates nothing: what the kernel has mapped
+    /// must not be lost because there is no memory to note it down.</summary>
+    public void Reserve()
+    {
+        if (_spare.Count == 0)
+        {
+            _spare.Push(new Chunk());
+        }
+
+        _chunks.EnsureCapacity(_chunks.Count + 1);
+        _spare.EnsureCapacity(_spare.Count + _chunks.Count + 1);
+    }
+
     /// <summary>Adds a mapping that overlaps none.</summary>
     /// <param name="place">Where <see cref="TryFind"/> or <see cref="IsFree"/> said, with no change since.</param>
     /// <param name="mapping">The mapping.</param>

@@ -296,6 +296,7 @@ public sealed class Pinner
 
     private Errno TryMap(in DmaMapping mapping, LiveMappings.Place place)
     {
+        _live.Reserve();
         _mapCalls++;
         Errno errno = _iommu.TryMap(mapping.Iova, mapping.Host.First, mapping.Access);
         if (errno == Errno.None)
