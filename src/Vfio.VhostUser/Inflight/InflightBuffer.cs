@@ -45,14 +45,15 @@ internal sealed class InflightBuffer : IDisposable
     {
         SharedFile backing = SharedFile.Of(file);
         ulong needed = description.QueueCount * RegionBytes(description.QueueSize, packed);
-        if (!backing.IsMemory || description.QueueSize is 0 or > RingAddresses.MaxSize || description.MmapSize < needed
+        if (!backing.IsMemory || description.QueueCount == 0 || description.QueueSize is 0 or > RingAddresses.MaxSize
+            || description.MmapSize < needed
             || description.MmapOffset % sizeof(ulong) != 0
             || unchecked(description.MmapOffset + description.MmapSize) < description.MmapSize
             || description.MmapOffset + description.MmapSize > backing.Size)
         {
             throw new VhostUserProtocolException(
                 $"inflight buffer of {description.MmapSize} bytes at offset {new FileOffset(description.MmapOffset)} for " +
-                $"{description.QueueCount} rings of {description.QueueSize} entries: too small, or its file is");
+                $"{description.QueueCount} rings of {description.QueueSize} entries: for none, too small, or its file is");
         }
 
         return new InflightBuffer(

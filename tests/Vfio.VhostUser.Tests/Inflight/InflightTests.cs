@@ -31,6 +31,16 @@ public sealed class InflightTests
         from before in LengthsOfLife
         select new object[] { features, death, before };
 
+    // Found by tools/fuzz: nothing is needed for no rings, so nothing was too small, and mapping nothing ended the process.
+    [TestMethod]
+    public void A_buffer_for_no_rings_is_refused()
+    {
+        var description = new InflightDescription { QueueCount = 1, QueueSize = 8 };
+        using FileDescriptor file = InflightBuffer.Create(ref description, packed: false, mostQueues: 1);
+        description.QueueCount = 0;
+        Assert.ThrowsExactly<VhostUserProtocolException>(() => InflightBuffer.Map(file, description, packed: false));
+    }
+
     [TestMethod]
     public void Sizes_are_those_of_the_specification()
     {
