@@ -16,17 +16,6 @@ internal unsafe struct CacheLines
     private Addresses _lines;
     private int _count;
 
-    /// <summary>Adds the line of a byte.</summary>
-    /// <param name="address">The byte.</param>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void Add(void* address)
-    {
-        if (_count < Capacity)
-        {
-            _lines[_count++] = unchecked((nint)address);
-        }
-    }
-
     /// <summary>Adds the lines of a range.</summary>
     /// <param name="start">Its first byte.</param>
     /// <param name="length">Bytes.</param>

@@ -42,6 +42,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private readonly HostSegment[] _segments = new HostSegment[MostSegments];
     private readonly bool _readsHeader;
     private readonly bool _merges;
+    private readonly bool _isPlain;
     private readonly int _revealed;
     private DescriptorChain[]? _aheadChains;
     private HostSegment[]? _aheadSegments;
@@ -58,7 +59,10 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         _translator = translator;
         _readsHeader = Has(NetFeatures.Csum);
         _merges = Has(NetFeatures.MrgRxbuf);
-        _revealed = ring.Features.HasFlag(VirtioFeatures.RingPacked) ? RevealedPacked : RevealedSplit;
+        _isPlain = HeaderLength == NetHeader.Bytes && Log is null;
+        // The dirty log is written before the driver sees what was, and the record of what is in flight knows whole batches only.
+        _revealed = ring.Inflight is not null || Log is not null ? int.MaxValue
+            : ring.Features.HasFlag(VirtioFeatures.RingPacked) ? RevealedPacked : RevealedSplit;
     }
 
     public override int Dequeue(FrameBatch batch)
@@ -125,7 +129,6 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             return 0;
         }
 
-        bool isPlain = HeaderLength == NetHeader.Bytes && Log is null;
         int before = batch.Count;
         int wanted = before;
         long bytes = 0;
@@ -133,6 +136,11 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         while (batch.Count != 0)
         {
             int count = Peek(wanted);
+            if (count == 0)
+            {
+                break;
+            }
+
             Span<DescriptorChain> chains = _chains.AsSpan(0, count);
             ReadyLines(chains, batch.Frames);
             int taken = 0;
@@ -144,7 +152,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
             {
                 ref readonly Frame frame = ref waiting[next];
                 int used = 1;
-                if (isPlain && TryPut(in frame, in chains[taken]))
+                if (_isPlain && TryPut(in frame, in chains[taken]))
                 {
                     given[taken] = chains[taken].Used((uint)(NetHeader.Bytes + frame.Length));
                 }
@@ -164,7 +172,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
                 }
 
                 taken += used;
-                if (taken - finished >= _revealed && Ring.Inflight is null && Log is null)
+                if (taken - finished >= _revealed)
                 {
                     Finish(chains[finished..taken], given[finished..taken], onlyRead: false);
                     Queue.Reveal();
@@ -204,7 +212,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     }
 
     // The driver's processor has all of them in its cache: the frames' own lines, which the driver prefetched when it last had the
-    // buffers, and the ring's. A header's line is only read, mostly.
+    // buffers, and the ring's. A header's line is only read, mostly, and what follows a frame's start the processor sees by itself.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void ReadyLines(ReadOnlySpan<DescriptorChain> chains, ReadOnlySpan<Frame> frames)
     {
@@ -213,13 +221,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         {
             ref readonly HostSegment first = ref _segments[chains[i].First];
             Prefetch(first.Base);
-            byte* start = first.Base + HeaderLength;
-            byte* last = start + Math.Min(frames[i].Length, CacheLines.LineBytes) - 1;
-            _lines.Add(start);
-            if (((nuint)start ^ (nuint)last) >= CacheLines.LineBytes)
-            {
-                _lines.Add(last);
-            }
+            _lines.Add(first.Base + HeaderLength, (nuint)Math.Min(frames[i].Length, CacheLines.LineBytes));
         }
 
         Queue.AddUsedLines(count, ref _lines);

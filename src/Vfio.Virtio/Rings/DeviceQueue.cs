@@ -114,4 +114,14 @@ public abstract class DeviceQueue
         Error = error;
         ErrorPosition = position;
     }
+
+    // Of a chain behind others that filled so many segments. What only lacks room is left for the next batch. A fault behind a miss is
+    // left alone: the chains before it come again, and by then it may be mended or not.
+    private protected void FailUnlessLeft(RingError error, ushort position, int segments)
+    {
+        if (!Missed && (error != RingError.TooManySegments || segments == 0))
+        {
+            Fail(error, position);
+        }
+    }
 }

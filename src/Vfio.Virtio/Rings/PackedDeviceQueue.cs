@@ -173,13 +173,7 @@ public sealed unsafe class PackedDeviceQueue : DeviceQueue
         error = error == RingError.None && place.Outstanding + slots > Size ? RingError.TooManyOutstanding : error;
         if (error != RingError.None)
         {
-            // What only lacks room is left for the next batch. A fault behind a miss is left alone: the chains before it come again,
-            // and by then it may be mended or not.
-            if (!Missed && (error != RingError.TooManySegments || place.Segments == 0))
-            {
-                Fail(error, (ushort)place.Slot);
-            }
-
+            FailUnlessLeft(error, (ushort)place.Slot, place.Segments);
             return false;
         }
 

@@ -150,13 +150,7 @@ public sealed unsafe class SplitDeviceQueue : DeviceQueue
             ? RingError.HeadOutOfRange : Walk(ref translator, head, _descriptors[head & _mask], ref chain);
         if (error != RingError.None)
         {
-            // What only lacks room is left for the next batch. A fault behind a miss is left alone: the chains before it come again,
-            // and by then it may be mended or not.
-            if (!Missed && (error != RingError.TooManySegments || place.Segments == 0))
-            {
-                Fail(error, position);
-            }
-
+            FailUnlessLeft(error, position, place.Segments);
             return false;
         }
 

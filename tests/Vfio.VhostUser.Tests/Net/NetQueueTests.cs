@@ -57,6 +57,58 @@ public sealed class NetQueueTests
         Assert.AreEqual(0, transmit.Counters.Dropped + receive.Counters.Dropped);
     }
 
+    // Full batches, which a driver sees in parts, of every length around the sizes that are copied in one way or another; in buffers
+    // that hold each, and in such that only several hold.
+    [TestMethod]
+    [DynamicData(nameof(Layouts))]
+    public void Batches_of_every_small_length_arrive_and_nothing_beside_them_is_written(VirtioFeatures features)
+    {
+        const byte Untouched = 0xCC;
+        var completions = new Completion[256];
+        var random = new Random(11);
+        foreach (int room in new[] { 256, 50 })
+        {
+            using var guest = new Guest();
+            (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features);
+            (DriverQueue taker, NetQueue receive) = guest.Ring(0, features | Merged);
+            for (int length = Frame.MinLength; length < 200; length += FrameBatch.Capacity)
+            {
+                byte[][] frames = [.. Enumerable.Range(length, FrameBatch.Capacity).Select(n => new byte[n])];
+                var buffers = new Dictionary<ushort, PinnedBuffer>();
+                foreach (byte[] frame in frames)
+                {
+                    random.NextBytes(frame);
+                    guest.Send(sender, frame);
+                    for (int held = 0; held < frame.Length + NetHeader.Bytes; held += room)
+                    {
+                        guest.Offer(taker, room, buffers).Span.Fill(Untouched);
+                    }
+                }
+
+                Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+                Assert.AreEqual(FrameBatch.Capacity, sender.Reap(completions));
+                Assert.AreEqual(FrameBatch.Capacity, receive.Enqueue(guest.Batch));
+                var used = new Queue<Completion>(completions[..taker.Reap(completions)]);
+                Assert.HasCount(buffers.Count, used);
+                foreach (byte[] frame in frames)
+                {
+                    byte[] received = [];
+                    do
+                    {
+                        Completion completion = used.Dequeue();
+                        Span<byte> buffer = buffers[completion.Id].Span;
+                        received = [.. received, .. buffer[..(int)completion.Written]];
+                        Assert.AreEqual(-1, buffer[(int)completion.Written..].IndexOfAnyExcept(Untouched));
+                    }
+                    while (received.Length < frame.Length + NetHeader.Bytes);
+
+                    Assert.AreEqual((received.Length + room - 1) / room, MemoryMarshal.Read<NetHeader>(received).BufferCount);
+                    CollectionAssert.AreEqual(frame, received[NetHeader.Bytes..]);
+                }
+            }
+        }
+    }
+
     [TestMethod]
     [DataRow(Split)]
     [DataRow(Packed | VirtioFeatures.InOrder)]

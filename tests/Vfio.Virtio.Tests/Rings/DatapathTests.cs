@@ -65,39 +65,34 @@ public sealed class DatapathTests
     [DataRow((ulong)(VirtioFeatures.RingPacked | VirtioFeatures.RingEventIdx))]
     public void Chains_revealed_early_are_seen_and_called_for_with_their_batch(ulong features)
     {
-        using var pair = new RingPair(6, (VirtioFeatures)features | VirtioFeatures.RingPacked);
-        Check(pair);
-        using var split = new RingPair(8, (VirtioFeatures)features);
-        Check(split);
-
-        static void Check(RingPair pair)
+        // Not a multiple of a batch where the layout allows it: batches lie across the ring's end.
+        bool isPacked = ((VirtioFeatures)features).HasFlag(VirtioFeatures.RingPacked);
+        using var pair = new RingPair(isPacked ? 6 : 8, (VirtioFeatures)features);
+        var chains = new DescriptorChain[4];
+        var segments = new HostSegment[16];
+        var completions = new Completion[8];
+        DmaSegment[] buffer = [pair.Segment(0, 16, DeviceAccess.Write)];
+        for (int round = 0; round < 5; round++)
         {
-            var chains = new DescriptorChain[4];
-            var segments = new HostSegment[16];
-            var completions = new Completion[8];
-            DmaSegment[] buffer = [pair.Segment(0, 16, DeviceAccess.Write)];
-            for (int round = 0; round < 5; round++)
+            for (int i = 0; i < 4; i++)
             {
-                for (int i = 0; i < 4; i++)
-                {
-                    Assert.IsTrue(pair.Driver.TryAdd(buffer, out _));
-                }
-
-                pair.Driver.Publish();
-                Assert.IsFalse(pair.Driver.EnableNotifications());
-                Assert.AreEqual(4, pair.Device.Peek(ref pair.Translator, chains, segments));
-                pair.Device.Consume(chains);
-                pair.Device.Complete([chains[0].Used(1), chains[1].Used(1), chains[2].Used(1)]);
-                Assert.AreEqual(0, pair.Driver.Reap(completions), "shown before its time");
-                pair.Device.Reveal();
-                Assert.AreEqual(3, pair.Driver.Reap(completions));
-                pair.Device.Reveal();
-                pair.Device.Complete([chains[3].Used(1)]);
-                Assert.AreEqual(0, pair.Driver.Reap(completions), "shown before its time");
-                Assert.IsTrue(pair.Device.Publish(), "the driver waits for the first of them");
-                Assert.AreEqual(1, pair.Driver.Reap(completions));
-                Assert.IsFalse(pair.Device.Publish());
+                Assert.IsTrue(pair.Driver.TryAdd(buffer, out _));
             }
+
+            pair.Driver.Publish();
+            Assert.IsFalse(pair.Driver.EnableNotifications());
+            Assert.AreEqual(4, pair.Device.Peek(ref pair.Translator, chains, segments));
+            pair.Device.Consume(chains);
+            pair.Device.Complete([chains[0].Used(1), chains[1].Used(1), chains[2].Used(1)]);
+            Assert.AreEqual(0, pair.Driver.Reap(completions), "shown before its time");
+            pair.Device.Reveal();
+            Assert.AreEqual(3, pair.Driver.Reap(completions));
+            pair.Device.Reveal();
+            pair.Device.Complete([chains[3].Used(1)]);
+            Assert.AreEqual(0, pair.Driver.Reap(completions), "shown before its time");
+            Assert.IsTrue(pair.Device.Publish(), "the driver waits for the first of them");
+            Assert.AreEqual(1, pair.Driver.Reap(completions));
+            Assert.IsFalse(pair.Device.Publish());
         }
     }
 
