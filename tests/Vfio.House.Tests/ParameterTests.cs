@@ -21,7 +21,6 @@ public sealed class ParameterTests
         ["Vfio.VhostUser.FrontendRegion..ctor"] = "as MemoryFile.Create, which it calls",
         ["Vfio.PinnedBuffer.Slice"] = "(start, length), as every Slice in .NET",
         ["Vfio.VfioRegion.Write64"] = "(offset, value), as the other widths, whose types differ",
-        ["Vfio.Virtio.SplitDeviceQueue..ctor"] = "the two indices that a ring resumes at, in the order of its two rings",
     };
 
     [TestMethod]

@@ -30,9 +30,7 @@ internal sealed unsafe class NotificationRace : IDisposable
         var address = new HostAddress((ulong)_memory);
         var buffer = new PinnedBuffer(new Iova(address.Value + IovaOffset), address, ring + 4096);
         _driver = DriverQueue.Create(Size, features, buffer.Slice(0, ring));
-        _device = features.HasFlag(VirtioFeatures.RingPacked)
-            ? new PackedDeviceQueue(Size, _driver.Addresses, features, PackedPosition.Start, PackedPosition.Start)
-            : new SplitDeviceQueue(Size, _driver.Addresses, features);
+        _device = DeviceQueue.Create(Size, _driver.Addresses, features);
         _chain = [new DmaSegment(buffer.Slice(ring, 64), DeviceAccess.Read)];
     }
 

@@ -15,7 +15,8 @@ public sealed class LocalBackend : IDisposable
     /// <summary>Starts it.</summary>
     /// <param name="mode">What it does with frames.</param>
     /// <param name="wrap">Puts something between the session and the port; null for nothing.</param>
-    public LocalBackend(ForwardMode mode, Func<IVhostUserDevice, IVhostUserDevice>? wrap = null)
+    /// <param name="limits">How much the front-end's memory may take; null for the usual.</param>
+    public LocalBackend(ForwardMode mode, Func<IVhostUserDevice, IVhostUserDevice>? wrap = null, MappingLimits? limits = null)
     {
         _pool = PinnedPool.Create(new PinnedPoolOptions
         {
@@ -29,7 +30,7 @@ public sealed class LocalBackend : IDisposable
         // Nobody connects there: the session below stands in for the port's own.
         IVhostUserDevice port = _engine.Add(new NetPortOptions("iotlb") { SocketPath = Path.Combine(_directory, "socket"), Mode = mode }, _pool);
         (UnixSocket ours, Socket) = UnixSocket.Pair();
-        Session = new VhostUserSession(ours, wrap is null ? port : wrap(port), Note);
+        Session = new VhostUserSession(ours, wrap is null ? port : wrap(port), Note, limits);
         _thread = new Thread(Session.Run) { Name = "session", IsBackground = true };
         _thread.Start();
     }

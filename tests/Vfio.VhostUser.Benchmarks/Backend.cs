@@ -11,14 +11,14 @@ internal sealed class Backend : IDisposable
     private readonly Process _process;
     private readonly string _directory = Directory.CreateTempSubdirectory("vfiopin-bench-").FullName;
 
-    public Backend(bool isPeer, params string[] settings)
+    public Backend(BackendKind kind)
     {
         string socket = Path.Combine(_directory, "socket");
-        string[] command = isPeer
+        string[] command = kind == BackendKind.Dpdk
             ? ["dpdk-testpmd", "--lcores", "0@0,1@1", "--no-pci", "--in-memory", "--single-file-segments", "-m", "512",
                 "--vdev", $"net_vhost0,iface={socket},queues=1,iommu-support=1",
                 "--", "--forward-mode=rxonly", "--no-flush-rx", "--total-num-mbufs=16384", "--nb-cores=1", "--stats-period=3600"]
-            : [Environment.ProcessPath!, "backend", socket, .. settings];
+            : [Environment.ProcessPath!, "backend", socket, kind.ToString()];
         var start = new ProcessStartInfo(command[0]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
         foreach (string argument in command[1..])
         {
@@ -61,10 +61,10 @@ internal sealed class Backend : IDisposable
     public UnixSocket Socket { get; }
 
     /// <summary>What runs in that process.</summary>
-    public static int Serve(string socket, bool clampOff, bool prefetchOff)
+    public static int Serve(string socket, BackendKind kind)
     {
-        AppContext.SetSwitch("Vfio.VhostUser.SpeculationClampOff", clampOff);
-        AppContext.SetSwitch("Vfio.VhostUser.IotlbPrefetchOff", prefetchOff);
+        AppContext.SetSwitch("Vfio.VhostUser.SpeculationClampOff", kind == BackendKind.ClampOff);
+        AppContext.SetSwitch("Vfio.VhostUser.IotlbPrefetchOff", kind == BackendKind.PrefetchOff);
         using PinnedPool pool = PinnedPool.Create(new PinnedPoolOptions
         {
             Name = "bench",

@@ -19,7 +19,7 @@ internal sealed class ImpatientDevice(IVhostUserDevice port) : IVhostUserDevice
 
     public void StartRing(VringConfiguration ring) => port.StartRing(ring);
 
-    public VringPosition StopRing(int index) => port.StopRing(index);
+    public RingPosition StopRing(int index) => port.StopRing(index);
 
     public void AwaitQuiescence()
     {

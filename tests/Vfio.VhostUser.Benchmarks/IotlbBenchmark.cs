@@ -6,11 +6,17 @@ using Vfio.Virtio;
 namespace Vfio.VhostUser.Benchmarks;
 
 /// <summary>tools/bench iotlb.</summary>
-internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappings, string[] settings)
+/// <param name="time">Of each run.</param>
+/// <param name="rounds">Of all runs.</param>
+/// <param name="mappings">The cells.</param>
+/// <param name="peer">What it is held against: a setting of our own back-end, or DPDK's.</param>
+/// <param name="watch">Tells in which state the processors are.</param>
+internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappings, BackendKind peer, LatencyWatch watch)
 {
-    private const int Tries = 4;
-
     private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(2);
+
+    // Short enough to lie between two moves of the host's.
+    private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(200);
 
     private static readonly (string Name, VirtioFeatures Features)[] Rings =
     [
@@ -28,14 +34,14 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
             {
                 foreach (Mapping mapping in mappings)
                 {
-                    Measure(ring, features, mapping, isPeer: true);
-                    Measure(ring, features, mapping, isPeer: false);
+                    Measure(ring, features, mapping, peer);
+                    Measure(ring, features, mapping, BackendKind.Ours);
                 }
             }
         }
 
         var cells = new JsonArray();
-        Console.Out.WriteLine($"{"mapping",-11} {"ring",-7} {"state",-5} {"DPDK Mpps",10} {"ours Mpps",10} {"ours/DPDK",10} {"of none",8}");
+        Console.Out.WriteLine($"{"mapping",-11} {"ring",-7} {"state",-5} {"peer Mpps",10} {"ours Mpps",10} {"ours/peer",10} {"of none",8} {"counts",9}");
         foreach (string state in (string[])["near", "far"])
         {
             foreach ((string ring, _) in Rings)
@@ -70,15 +76,12 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
 
     private JsonObject? Cell(string ring, Mapping mapping, string state)
     {
-        double? Median(Mapping m, bool peer)
+        List<double> Figures(Mapping m, bool isPeer) => _figures.GetValueOrDefault((ring, m, state, isPeer)) ?? [];
+        double? Median(Mapping m, bool isPeer)
         {
-            if (!_figures.TryGetValue((ring, m, state, peer), out List<double>? figures))
-            {
-                return null;
-            }
-
+            List<double> figures = Figures(m, isPeer);
             figures.Sort();
-            return figures[figures.Count / 2];
+            return figures.Count == 0 ? null : figures[figures.Count / 2];
         }
 
         double? theirs = Median(mapping, true);
@@ -91,7 +94,8 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
 
         double? overNone = none is null ? null : ours / none;
         Console.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{Name(mapping),-11} {ring,-7} {state,-5} {theirs,10:F4} {ours,10:F4} {ours / theirs,10:F2} {overNone,8:F3}"));
+            $"{Name(mapping),-11} {ring,-7} {state,-5} {theirs,10:F4} {ours,10:F4} {ours / theirs,10:F2} {overNone,8:F3} "
+            + $"{$"{Figures(mapping, true).Count}+{Figures(mapping, false).Count}",9}"));
         return new JsonObject
         {
             ["mapping"] = Name(mapping),
@@ -104,34 +108,10 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         };
     }
 
-    private void Measure(string ring, VirtioFeatures features, Mapping mapping, bool isPeer)
+    private void Measure(string ring, VirtioFeatures features, Mapping mapping, BackendKind kind)
     {
-        for (int attempt = 0; attempt < Tries; attempt++)
-        {
-            string before = CoreLatency.State();
-            double figure = Once(features, mapping, isPeer, out long misses);
-            string after = CoreLatency.State();
-            Console.Error.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"{Name(mapping)} {ring} {(isPeer ? "DPDK" : "ours")}: {figure:F4} Mpps, {misses} misses, {before} then {after}"));
-            if (before != after)
-            {
-                continue;
-            }
-
-            if (!_figures.TryGetValue((ring, mapping, before, isPeer), out List<double>? figures))
-            {
-                _figures[(ring, mapping, before, isPeer)] = figures = [];
-            }
-
-            figures.Add(figure);
-            return;
-        }
-    }
-
-    private double Once(VirtioFeatures features, Mapping mapping, bool isPeer, out long misses)
-    {
-        using var backend = new Backend(isPeer, settings);
-        double figure = 0;
+        var slices = new List<(double Begin, double End, double Mpps)>();
+        using var backend = new Backend(kind);
         long asked = 0;
         Exception? failure = null;
         var thread = new Thread(() =>
@@ -142,7 +122,11 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
                 using var load = new LoadGenerator(backend.Socket, features, mapping);
                 // Both sides' code is compiled for good, and the IOTLB warm.
                 load.Run(WarmUp);
-                figure = load.Run(time);
+                for (double end = LatencyWatch.Now + time.TotalSeconds; LatencyWatch.Now < end;)
+                {
+                    slices.Add(load.Run(Slice));
+                }
+
                 load.Drain();
                 asked = load.Misses;
             }
@@ -153,7 +137,22 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         });
         thread.Start();
         thread.Join();
-        misses = asked;
-        return failure is null ? figure : throw new InvalidOperationException($"{Name(mapping)}, {(isPeer ? "DPDK" : "ours")}: {failure.Message}", failure);
+        if (failure is not null)
+        {
+            throw new InvalidOperationException($"{Name(mapping)}, {kind}: {failure.Message}", failure);
+        }
+
+        foreach ((double begin, double end, double mpps) in slices)
+        {
+            if (watch.StateBetween(begin, end) is { } state)
+            {
+                (string, Mapping, string, bool) key = (ring, mapping, state, kind != BackendKind.Ours);
+                _figures.TryAdd(key, []);
+                _figures[key].Add(mpps);
+            }
+        }
+
+        Console.Error.WriteLine(string.Create(CultureInfo.InvariantCulture,
+            $"{Name(mapping)} {ring} {kind}: {string.Join(' ', slices.Select(s => $"{s.Mpps:F3}{watch.StateBetween(s.Begin, s.End)?[..1] ?? "?"}"))} Mpps, {asked} misses"));
     }
 }

@@ -67,9 +67,11 @@ internal sealed class LoadGenerator : IDisposable
     public long Misses => _guest.Frontend.Misses;
 
     /// <summary>Sends for a while.</summary>
-    /// <returns>Frames that the back-end was done with, in millions a second.</returns>
-    public double Run(TimeSpan time)
+    /// <param name="time">How long.</param>
+    /// <returns>When it began and ended, and frames that the back-end was done with, in millions a second.</returns>
+    public (double Begin, double End, double Mpps) Run(TimeSpan time)
     {
+        double from = LatencyWatch.Now;
         long begin = Stopwatch.GetTimestamp();
         long end = begin + (long)(time.TotalSeconds * Stopwatch.Frequency);
         long frames = 0;
@@ -83,7 +85,8 @@ internal sealed class LoadGenerator : IDisposable
             };
         }
         while (Stopwatch.GetTimestamp() < end);
-        return frames / Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+        double mpps = frames / Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+        return (from, LatencyWatch.Now, mpps);
     }
 
     /// <summary>Takes back everything that is with the back-end.</summary>

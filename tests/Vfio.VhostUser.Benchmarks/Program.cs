@@ -4,18 +4,23 @@ using Vfio.VhostUser.Benchmarks;
 // What tools/bench iotlb and tools/bench revoke run.
 switch (args)
 {
-    case ["backend", string socket, .. string[] settings]:
-        return Backend.Serve(socket, settings.Contains("--clamp-off"), settings.Contains("--prefetch-off"));
-    case ["iotlb", string seconds, string rounds, string json, string mappings, .. string[] settings]:
-        return new IotlbBenchmark(
-            TimeSpan.FromSeconds(double.Parse(seconds, CultureInfo.InvariantCulture)),
-            int.Parse(rounds, CultureInfo.InvariantCulture),
-            [.. mappings.Split(',').Select(m => Enum.Parse<Mapping>(m.Replace("-", string.Empty, StringComparison.Ordinal), ignoreCase: true))],
-            settings).Run(json.Length == 0 ? null : json);
+    case ["backend", string socket, string kind]:
+        return Backend.Serve(socket, Enum.Parse<BackendKind>(kind));
+    case ["iotlb", string seconds, string rounds, string json, string mappings, string peer, string latency]:
+        using (var watch = new LatencyWatch(latency))
+        {
+            return new IotlbBenchmark(
+                TimeSpan.FromSeconds(double.Parse(seconds, CultureInfo.InvariantCulture)),
+                int.Parse(rounds, CultureInfo.InvariantCulture),
+                [.. mappings.Split(',').Select(Parse<Mapping>)],
+                Parse<BackendKind>(peer),
+                watch).Run(json.Length == 0 ? null : json);
+        }
+
     case ["revoke", string count]:
         return RevokeBenchmark.Run(long.Parse(count, CultureInfo.InvariantCulture));
-    case ["epoch"]:
-        EpochBenchmark.Run();
+    case ["batches"]:
+        BatchBenchmark.Run();
         return 0;
     case ["revoke-broken", string count]:
         return RevokeBenchmark.RunBroken(long.Parse(count, CultureInfo.InvariantCulture));
@@ -23,3 +28,6 @@ switch (args)
         Console.Error.WriteLine("run tools/bench iotlb or tools/bench revoke");
         return 2;
 }
+
+static T Parse<T>(string name)
+    where T : struct, Enum => Enum.Parse<T>(name.Replace("-", string.Empty, StringComparison.Ordinal), ignoreCase: true);

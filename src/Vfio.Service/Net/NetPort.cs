@@ -159,7 +159,7 @@ public sealed class NetPort : IVhostUserDevice
     }
 
     /// <inheritdoc/>
-    public VringPosition StopRing(int index)
+    public RingPosition StopRing(int index)
     {
         NetQueue queue = _rings[index] ?? throw new InvalidOperationException($"ring {index} of {Name} does not run");
         // ORDER: published before the grace period, which every poller passes before the ring is touched here.

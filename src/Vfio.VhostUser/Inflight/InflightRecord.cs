@@ -20,7 +20,7 @@ public abstract class InflightRecord
     /// <param name="start">Where the front-end says that the ring stands; used where the record knows nothing.</param>
     /// <param name="doubt">Why the record was not believed; null when it was.</param>
     /// <returns>Where the ring goes on.</returns>
-    internal abstract VringPosition Recover(RingAddresses ring, VringPosition start, out string? doubt);
+    internal abstract RingPosition Recover(RingAddresses ring, RingPosition start, out string? doubt);
 
     /// <summary>Takes the next buffer that an earlier device left, in the order in which they were made available.</summary>
     internal abstract bool Resubmit<TTranslator>(

@@ -34,7 +34,7 @@ internal sealed unsafe class PackedInflight : InflightRecord
 
     public override bool HasPending => _pending.Count != 0;
 
-    internal override VringPosition Recover(RingAddresses ring, VringPosition start, out string? doubt)
+    internal override RingPosition Recover(RingAddresses ring, RingPosition start, out string? doubt)
     {
         _pending.Clear();
         _pendingEntries.Clear();
@@ -51,7 +51,7 @@ internal sealed unsafe class PackedInflight : InflightRecord
 
         int slot = _used.Slot + slots;
         var avail = new PackedPosition((ushort)(slot % Size), _used.Wrap ^ (slot >= Size));
-        return new VringPosition(avail.Raw, _used.Raw);
+        return new RingPosition(avail.Raw, _used.Raw);
     }
 
     internal override bool Resubmit<TTranslator>(
@@ -155,8 +155,7 @@ internal sealed unsafe class PackedInflight : InflightRecord
 
         if (header.UsedIndex != header.OldUsedIndex || header.UsedWrap != header.OldUsedWrap)
         {
-            // SAFETY: the descriptor ring was found whole, and the slot checked. ORDER: a single read.
-            ulong control = Volatile.Read(ref ((ulong*)ring.Descriptors.Value)[(2 * header.OldUsedIndex) + 1]);
+            ulong control = ring.ReadControl(header.OldUsedIndex);
             if (!PackedDescriptor.IsAvailable(control, header.OldUsedWrap == 1))
             {
                 // The driver has the batch: it is finished here.

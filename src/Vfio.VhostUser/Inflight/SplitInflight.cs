@@ -26,21 +26,20 @@ internal sealed unsafe class SplitInflight : InflightRecord
 
     public override bool HasPending => _pending.Count != 0;
 
-    internal override VringPosition Recover(RingAddresses ring, VringPosition start, out string? doubt)
+    internal override RingPosition Recover(RingAddresses ring, RingPosition start, out string? doubt)
     {
-        // ORDER: single reads of the ring's indices, which the driver and the dead device wrote.
-        ushort used = Volatile.Read(ref ((ushort*)ring.Device.Value)[1]);
-        ushort avail = Volatile.Read(ref ((ushort*)ring.Driver.Value)[1]);
+        ushort used = ring.ReadUsedIndex();
+        ushort avail = ring.ReadAvailIndex();
         _pending.Clear();
         doubt = _header->Version == 0 ? null : TryRead(used, avail);
         if (_header->Version == 0 || doubt is not null)
         {
             Reset(used);
-            return new VringPosition(used, used);
+            return new RingPosition(used, used);
         }
 
         _usedIndex = used;
-        return new VringPosition(unchecked((ushort)(used + _pending.Count)), used);
+        return new RingPosition(unchecked((ushort)(used + _pending.Count)), used);
     }
 
     internal override bool Resubmit<TTranslator>(

@@ -15,17 +15,7 @@ public abstract class NetQueue
         Counters = counters;
         // virtio 1.3, 5.1.2 "Virtqueues": odd ones transmit.
         bool transmits = ring.Index % 2 == 1;
-        Queue = ring.Features.HasFlag(VirtioFeatures.RingPacked)
-            ? new PackedDeviceQueue(
-                ring.Size, ring.Addresses, ring.Features,
-                PackedPosition.FromRaw(ring.Position.Avail), PackedPosition.FromRaw(ring.Position.Used))
-            {
-                OnlyReads = transmits,
-            }
-            : new SplitDeviceQueue(ring.Size, ring.Addresses, ring.Features, ring.Position.Avail, ring.Position.Used)
-            {
-                OnlyReads = transmits,
-            };
+        Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, onlyReads: transmits);
         Log = ring.Log is null ? null : new RingLog(ring);
         // virtio 1.3, 5.1.6.1 "Legacy Interface: Device Operation".
         HeaderLength = ring.Features.HasFlag(VirtioFeatures.Version1) || Has(NetFeatures.MrgRxbuf)
@@ -51,12 +41,7 @@ public abstract class NetQueue
     public int ErrorPosition => Queue.ErrorPosition;
 
     /// <summary>Where it stands.</summary>
-    public VringPosition Position => Queue switch
-    {
-        PackedDeviceQueue packed => new VringPosition(packed.NextAvail.Raw, packed.NextUsed.Raw),
-        SplitDeviceQueue split => new VringPosition(split.NextAvail, split.NextUsed),
-        _ => default,
-    };
+    public RingPosition Position => Queue.Position;
 
     private protected DeviceQueue Queue { get; }
 

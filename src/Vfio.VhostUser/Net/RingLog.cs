@@ -1,5 +1,3 @@
-using Vfio.Virtio;
-
 namespace Vfio.VhostUser;
 
 /// <summary>Logs what one ring's device writes, for migration. Marks are gathered for a batch and set together: neighbouring
@@ -12,14 +10,12 @@ internal sealed class RingLog
     private readonly DirtyLog _log;
     private readonly (GuestPhysicalAddress First, GuestPhysicalAddress Last)[] _pending =
         new (GuestPhysicalAddress, GuestPhysicalAddress)[CacheSize];
-    private readonly (GuestPhysicalAddress Address, ulong Length)[] _used;
     private int _count;
 
     public RingLog(VringConfiguration ring)
     {
         _ring = ring;
         _log = ring.Log!;
-        _used = [.. UsedAreas(ring)];
     }
 
     /// <summary>Notes that a piece of guest memory was written.</summary>
@@ -64,26 +60,9 @@ internal sealed class RingLog
     /// <summary>Marks the parts of the ring that the device writes, all of them: they are a few pages.</summary>
     public void MarkUsed()
     {
-        foreach ((GuestPhysicalAddress address, ulong length) in _used)
+        foreach ((GuestPhysicalAddress address, ulong length) in _ring.LoggedAreas)
         {
             _log.Mark(address, length);
-        }
-    }
-
-    // "log_guest_addr should be used to calculate the log offset" of the used ring. For a packed ring nothing says what that
-    // address covers, while the device writes the descriptor ring as well: those pages are marked by where they are.
-    private static IEnumerable<(GuestPhysicalAddress Address, ulong Length)> UsedAreas(VringConfiguration ring)
-    {
-        if (ring.UsedLogAddress is not { } used)
-        {
-            yield break;
-        }
-
-        yield return (used, RingAddresses.DeviceBytes(ring.Size, ring.Features));
-        if (ring.Features.HasFlag(VirtioFeatures.RingPacked)
-            && ring.Memory.TryFind(ring.Addresses.Descriptors, out GuestPhysicalAddress descriptors))
-        {
-            yield return (descriptors, RingAddresses.DescriptorBytes(ring.Size));
         }
     }
 }

@@ -42,7 +42,7 @@ public interface IVhostUserDevice
     /// <param name="index">Which ring.</param>
     /// <returns>Where it stopped.</returns>
     /// <exception cref="TimeoutException">A thread is stuck in it: nothing may be unmapped.</exception>
-    VringPosition StopRing(int index);
+    RingPosition StopRing(int index);
 
     /// <summary>Returns once no thread of the device can still use a translation, or memory that it led to, from before the call.</summary>
     /// <exception cref="TimeoutException">A thread is stuck; the message names it.</exception>

@@ -1,5 +1,5 @@
-using System.Runtime.InteropServices;
 using Vfio.Linux;
+using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
 
@@ -14,7 +14,7 @@ internal sealed class Vring(int index) : IDisposable
 
     public VringAddresses? Addresses { get; set; }
 
-    public VringPosition Position { get; set; }
+    public RingPosition Position { get; set; }
 
     public EventFd? Kick { get; private set; }
 
@@ -41,9 +41,9 @@ internal sealed class Vring(int index) : IDisposable
     public IotlbView? Iotlb { get; set; }
 
     /// <summary>Makes a view of pieces of the ring, which lives until <see cref="ForgetViews"/>.</summary>
-    public StitchedMemory View(PeerMappings owner, List<(nint Address, ulong Length)> pieces)
+    public StitchedMemory View(PeerMappings owner, ReadOnlySpan<(nint Address, ulong Length)> pieces)
     {
-        var view = StitchedMemory.Make(owner, CollectionsMarshal.AsSpan(pieces));
+        var view = StitchedMemory.Make(owner, pieces);
         _views.Add(view);
         return view;
     }

@@ -27,7 +27,7 @@ public sealed record VringConfiguration
     public IotlbView? Iotlb { get; init; }
 
     /// <summary>Where it goes on.</summary>
-    public required VringPosition Position { get; init; }
+    public required RingPosition Position { get; init; }
 
     /// <summary>False: buffers that the driver sends are discarded, none is given to it (vhost-user specification, "Ring states").</summary>
     public required bool Enabled { get; init; }
@@ -50,6 +50,6 @@ public sealed record VringConfiguration
     /// <summary>Where writes to guest memory are logged; null: they are not.</summary>
     public DirtyLog? Log { get; init; }
 
-    /// <summary>Where writes to the used ring are logged; null: they are not.</summary>
-    public GuestPhysicalAddress? UsedLogAddress { get; init; }
+    /// <summary>The parts of the ring whose writes are logged, as the guest numbers them; none if they are not.</summary>
+    public IReadOnlyList<(GuestPhysicalAddress Address, ulong Length)> LoggedAreas { get; init; } = [];
 }

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Vfio.Linux;
 using Vfio.Virtio;
 
@@ -87,7 +88,10 @@ internal sealed class VringTable : IDisposable
     public void SetBase(VringState state)
     {
         Vring ring = Stopped(state.Index, "SetVringBase");
-        ring.Position = VringPosition.FromBase(state.Number);
+        // Buffers between the two sides are in flight; without a record of them there are none, as this back-end uses buffers in
+        // order, so the used side stands where the available side does.
+        ushort avail = (ushort)(state.Number & 0xFFFF);
+        ring.Position = new RingPosition(avail, avail);
     }
 
     /// <summary>Stops a ring and says where.</summary>
@@ -105,7 +109,8 @@ internal sealed class VringTable : IDisposable
             _iotlb.Table.Clear();
         }
 
-        return ring.Position.ToBase(Features);
+        // For a packed ring the used side stands in the upper half: QEMU reads it there.
+        return IsPacked ? ring.Position.Avail | ((uint)ring.Position.Used << 16) : ring.Position.Avail;
     }
 
     public void SetEnabled(VringState state)
@@ -350,11 +355,13 @@ internal sealed class VringTable : IDisposable
 
         bool isTranslated = Features.HasFlag(VirtioFeatures.AccessPlatform);
         RingAddresses resolved;
+        var descriptors = new List<(HostAddress Address, ulong Length)>();
         if (!isTranslated)
         {
             resolved = Resolve(ring, addresses);
+            descriptors.Add((resolved.Descriptors, RingAddresses.DescriptorBytes(ring.Size)));
         }
-        else if (!TryTranslate(ring, addresses, out resolved))
+        else if (!TryTranslate(ring, addresses, descriptors, out resolved))
         {
             return;
         }
@@ -378,7 +385,7 @@ internal sealed class VringTable : IDisposable
             Error = Signal(ring, ring.Error, BackendRequest.VringErr),
             Inflight = inflight,
             Log = logs ? _dirtyLog : null,
-            UsedLogAddress = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? addresses.Log : null,
+            LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? Written(ring, addresses.Log, descriptors) : [],
         });
         ring.IsRunning = true;
     }
@@ -388,29 +395,49 @@ internal sealed class VringTable : IDisposable
         descriptor is not null ? new EventFdCall(descriptor)
             : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, request, ring.Index) : null;
 
+    // "log_guest_addr should be used to calculate the log offset" of the used ring. For a packed ring nothing says what that
+    // address covers, while the device writes the descriptor ring as well: those pages are marked by where they are.
+    private List<(GuestPhysicalAddress Address, ulong Length)> Written(
+        Vring ring, GuestPhysicalAddress used, List<(HostAddress Address, ulong Length)> descriptors)
+    {
+        List<(GuestPhysicalAddress Address, ulong Length)> written = [(used, RingAddresses.DeviceBytes(ring.Size, Features))];
+        foreach ((HostAddress address, ulong length) in IsPacked ? descriptors : [])
+        {
+            if (Memory.TryFind(address, out GuestPhysicalAddress place))
+            {
+                written.Add((place, length));
+            }
+        }
+
+        return written;
+    }
+
     // With an IOMMU ring addresses are IOVAs. Each part is needed whole: a ring may cross pages that are mapped one by one.
-    private bool TryTranslate(Vring ring, VringAddresses addresses, out RingAddresses resolved)
+    private bool TryTranslate(
+        Vring ring, VringAddresses addresses, List<(HostAddress Address, ulong Length)> descriptors, out RingAddresses resolved)
     {
         CheckSize(ring);
-        IovaRange descriptors = Part(ring, addresses.Descriptor, RingAddresses.DescriptorBytes(ring.Size));
-        IovaRange driver = Part(ring, addresses.Available, RingAddresses.DriverBytes(ring.Size, Features));
-        IovaRange device = Part(ring, addresses.Used, RingAddresses.DeviceBytes(ring.Size, Features));
+        ring.Parts =
+        [
+            Part(ring, addresses.Descriptor, RingAddresses.DescriptorBytes(ring.Size)),
+            Part(ring, addresses.Available, RingAddresses.DriverBytes(ring.Size, Features)),
+            Part(ring, addresses.Used, RingAddresses.DeviceBytes(ring.Size, Features)),
+        ];
         DmaAccess ofDescriptors = IsPacked ? DmaAccess.ReadWrite : DmaAccess.Read;
-        ring.Parts = [descriptors, driver, device];
         _iotlb.Table.Hold(ring, ring.Parts);
-        List<(nint Address, ulong Length)> first = [], second = [], third = [];
-        bool found = TryTranslate(descriptors, ofDescriptors, first)
-            & TryTranslate(driver, DmaAccess.Read, second)
-            & TryTranslate(device, DmaAccess.Write, third);
+        List<(HostAddress Address, ulong Length)> driver = [], device = [];
+        bool found = TryTranslate(ring.Parts[0], ofDescriptors, descriptors)
+            & TryTranslate(ring.Parts[1], DmaAccess.Read, driver)
+            & TryTranslate(ring.Parts[2], DmaAccess.Write, device);
         ring.IsWaitingForTranslation = !found;
-        resolved = found ? new RingAddresses(InOnePiece(ring, first), InOnePiece(ring, second), InOnePiece(ring, third)) : default;
+        resolved = found ? Put(ring, descriptors, driver, device) : default;
         return !found || resolved.IsAligned(Features)
             ? found
             : throw new VhostUserProtocolException(
-                $"a part of ring {ring.Index} is not aligned: {descriptors.First}, {driver.First}, {device.First}");
+                $"a part of ring {ring.Index} is not aligned: {string.Join(", ", ring.Parts.Select(p => p.First))}");
     }
 
-    private bool TryTranslate(IovaRange part, DmaAccess access, List<(nint Address, ulong Length)> found)
+    private bool TryTranslate(IovaRange part, DmaAccess access, List<(HostAddress Address, ulong Length)> found)
     {
         Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
         IovaRange rest = part;
@@ -425,14 +452,13 @@ internal sealed class VringTable : IDisposable
                     return false;
                 }
 
-                var host = (nint)piece.Host.Value;
-                if (found.Count != 0 && found[^1].Address + (nint)found[^1].Length == host)
+                if (found.Count != 0 && found[^1].Address + found[^1].Length == piece.Host)
                 {
                     found[^1] = (found[^1].Address, found[^1].Length + piece.Range.Length);
                 }
                 else
                 {
-                    found.Add((host, piece.Range.Length));
+                    found.Add((piece.Host, piece.Range.Length));
                 }
 
                 if (piece.Range.Last == part.Last)
@@ -445,24 +471,39 @@ internal sealed class VringTable : IDisposable
         }
     }
 
-    // A ring whose pages are not neighbours here gets a view in which they are, so that rings need no slower path.
-    private HostAddress InOnePiece(Vring ring, List<(nint Address, ulong Length)> pieces)
+    // A ring whose pages are not neighbours here gets a view in which they are, so that it needs no slower path. Where the kernel cannot
+    // make one, as of parts of huge pages, each access looks its page up.
+    private RingAddresses Put(
+        Vring ring,
+        List<(HostAddress Address, ulong Length)> descriptors,
+        List<(HostAddress Address, ulong Length)> driver,
+        List<(HostAddress Address, ulong Length)> device)
     {
-        if (pieces.Count == 1)
-        {
-            return new HostAddress((ulong)pieces[0].Address);
-        }
-
         try
         {
-            return new HostAddress((ulong)ring.View(_mappings, pieces).Address);
+            return new RingAddresses(InOnePiece(ring, descriptors), InOnePiece(ring, driver), InOnePiece(ring, device));
         }
         catch (LinuxException e)
         {
             ring.ForgetViews();
-            throw new VhostUserProtocolException($"ring {ring.Index} lies in {pieces.Count} pieces that cannot be put together: {e.Message}");
+            if (Area(ring.Parts[0], descriptors) is not { } first || Area(ring.Parts[1], driver) is not { } second
+                || Area(ring.Parts[2], device) is not { } third)
+            {
+                throw new VhostUserProtocolException(
+                    $"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces that do not end where pages do");
+            }
+
+            _log($"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces, and is slower for it: {e.Message}");
+            return RingAddresses.Scattered(first, second, third);
         }
     }
+
+    private static RingArea? Area(IovaRange part, List<(HostAddress Address, ulong Length)> pieces) =>
+        RingArea.TryOf(BusAddress.Of(part.First), CollectionsMarshal.AsSpan(pieces));
+
+    private HostAddress InOnePiece(Vring ring, List<(HostAddress Address, ulong Length)> pieces) => pieces.Count == 1
+        ? pieces[0].Address
+        : new HostAddress((ulong)ring.View(_mappings, [.. pieces.Select(p => ((nint)p.Address.Value, p.Length))]).Address);
 
     private static bool IsIn(Vring ring, IovaRange range) => Array.Exists(ring.Parts, p => p.Overlaps(range));
 
@@ -501,7 +542,7 @@ internal sealed class VringTable : IDisposable
 
     // A split ring itself says what was used. After a crash of an earlier back-end the front-end may not know, and this one uses
     // buffers in order: all before the used index are done, all after it are to be done.
-    private unsafe VringPosition Resume(Vring ring, RingAddresses resolved, out InflightRecord? inflight)
+    private RingPosition Resume(Vring ring, RingAddresses resolved, out InflightRecord? inflight)
     {
         inflight = _inflight?.RecordFor(ring.Index, ring.Size, IsPacked);
         if (IsPacked)
@@ -515,7 +556,7 @@ internal sealed class VringTable : IDisposable
 
         if (inflight is not null)
         {
-            VringPosition recovered = inflight.Recover(resolved, ring.Position, out string? doubt);
+            RingPosition recovered = inflight.Recover(resolved, ring.Position, out string? doubt);
             if (doubt is not null)
             {
                 _log($"ring {ring.Index}: the record of what was in flight is not believed: {doubt}");
@@ -529,14 +570,12 @@ internal sealed class VringTable : IDisposable
             return ring.Position;
         }
 
-        // SAFETY: the device area was found whole and aligned. The driver may write it; any value is as good to us as another.
-        // ORDER: a single read of a 16-bit index, before any of the ring's other memory is looked at.
-        ushort used = Volatile.Read(ref ((ushort*)resolved.Device.Value)[1]);
+        ushort used = resolved.ReadUsedIndex();
         if (used != ring.Position.Avail)
         {
             _log($"ring {ring.Index} goes on at its used index {used}, not at {ring.Position.Avail} as the front-end says");
         }
 
-        return new VringPosition(used, used);
+        return new RingPosition(used, used);
     }
 }

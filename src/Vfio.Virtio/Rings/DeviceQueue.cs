@@ -15,9 +15,8 @@ namespace Vfio.Virtio;
 /// <para>Not thread-safe: one thread at a time. No call allocates, blocks, or throws for what the peer did.</para>
 /// <para>The caller keeps the ring's memory mapped for as long as the queue is used, and the memory behind segments for the
 /// batch: see <see cref="RingAddresses"/> for how much that is.</para>
-/// <para>To go on where an earlier device stopped, give the positions to the constructor of the layout; <c>NextAvail</c> and
-/// <c>NextUsed</c> give them back. What was consumed and not completed is lost to this object and can be taken again with
-/// <c>Resolve</c> of the layout.</para>
+/// <para>To go on where an earlier device stopped, give its <see cref="Position"/> to the new one. What was consumed and not completed
+/// is lost to this object and can be taken again with <c>Resolve</c> of the layout.</para>
 /// </remarks>
 public abstract class DeviceQueue
 {
@@ -38,7 +37,7 @@ public abstract class DeviceQueue
 
     /// <summary>Set for a ring whose buffers the device never writes, such as a transmit ring: VIRTQ_DESC_F_WRITE is not looked at, and
     /// everything is device-readable. DPDK's driver (22.11) leaves that flag set on the header's entry of a packed indirect table.</summary>
-    public bool OnlyReads { get; init; }
+    public bool OnlyReads { get; private protected init; }
 
     /// <summary>What the peer did wrong; <see cref="RingError.None"/> while the queue is good. Stays: <see cref="Peek"/> returns
     /// nothing more. Chains that were consumed before can still be completed.</summary>
@@ -54,11 +53,46 @@ public abstract class DeviceQueue
     /// <summary>Places in the ring consumed and not completed. At most <see cref="Size"/>.</summary>
     public int Outstanding { get; private protected set; }
 
+    /// <summary>Where it stands: the next chain to take, and the next to give back; published up to here after <see cref="Publish"/>.</summary>
+    public abstract RingPosition Position { get; }
+
     private protected bool HasEventIndex { get; }
 
     private protected bool HasIndirect { get; }
 
     private protected bool IsInOrder { get; }
+
+    /// <summary>Takes the device's side of a ring.</summary>
+    /// <param name="size">Entries, 1 to 32768; a power of two if split.</param>
+    /// <param name="ring">Where it is.</param>
+    /// <param name="features">What was negotiated: RING_PACKED decides the layout; RING_EVENT_IDX, RING_INDIRECT_DESC and IN_ORDER
+    /// matter.</param>
+    /// <param name="position">Where it goes on if another device had it before; null: it is new.</param>
+    /// <param name="onlyReads">Sets <see cref="OnlyReads"/>.</param>
+    /// <returns>The queue.</returns>
+    /// <exception cref="ArgumentException">The size or the position is not valid, or a part of the ring not aligned or too short: see
+    /// <see cref="RingAddresses.IsValidSize"/> and <see cref="RingAddresses.IsAligned"/>.</exception>
+    public static DeviceQueue Create(
+        int size, RingAddresses ring, VirtioFeatures features, RingPosition? position = null, bool onlyReads = false)
+    {
+        ring.Check(size, features);
+        RingPosition start = position ?? RingPosition.Start(features);
+        if (!features.HasFlag(VirtioFeatures.RingPacked))
+        {
+            return ring.Areas is { } parts
+                ? new SplitDeviceQueue<PagedRing>(size, new PagedRing(parts), features, start) { OnlyReads = onlyReads }
+                : new SplitDeviceQueue<FlatRing>(size, new FlatRing(ring), features, start) { OnlyReads = onlyReads };
+        }
+
+        if (PackedPosition.FromRaw(start.Avail).Slot >= size || PackedPosition.FromRaw(start.Used).Slot >= size)
+        {
+            throw new ArgumentOutOfRangeException(nameof(position), start, $"a slot beyond the ring's {size}");
+        }
+
+        return ring.Areas is { } areas
+            ? new PackedDeviceQueue<PagedRing>(size, new PagedRing(areas), features, start) { OnlyReads = onlyReads }
+            : new PackedDeviceQueue<FlatRing>(size, new FlatRing(ring), features, start) { OnlyReads = onlyReads };
+    }
 
     /// <summary>Takes a look at the next chains without consuming them. The peer's index is read once.</summary>
     /// <typeparam name="TTranslator">The translator, a struct.</typeparam>
@@ -72,9 +106,13 @@ public abstract class DeviceQueue
     public int Peek<TTranslator>(
         ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments)
         where TTranslator : struct, ITranslator =>
-        this is SplitDeviceQueue split
-            ? split.PeekSplit(ref translator, chains, segments)
-            : ((PackedDeviceQueue)this).PeekPacked(ref translator, chains, segments);
+        this switch
+        {
+            SplitDeviceQueue<FlatRing> split => split.PeekRing(ref translator, chains, segments),
+            PackedDeviceQueue<FlatRing> packed => packed.PeekRing(ref translator, chains, segments),
+            SplitDeviceQueue<PagedRing> split => split.PeekRing(ref translator, chains, segments),
+            _ => ((PackedDeviceQueue<PagedRing>)this).PeekRing(ref translator, chains, segments),
+        };
 
     /// <summary>Makes everything completed visible without asking whether the driver wants to be notified: a driver that polls
     /// works on it while the rest of the batch is made. <see cref="Publish"/> must follow.</summary>

@@ -9,6 +9,22 @@ public readonly record struct RingAddresses(HostAddress Descriptors, HostAddress
     /// <summary>The longest queue, in entries (virtio 1.3, 2.7 "Split Virtqueues" and 2.8.1).</summary>
     public const int MaxSize = 32768;
 
+    /// <summary>The parts page by page, of a ring that does not lie in three pieces; null for one that does.</summary>
+    internal RingAreas? Areas { get; private init; }
+
+    /// <summary>A ring of which a part or more does not lie in one piece. It is slower: each access looks its page up.</summary>
+    /// <param name="descriptors">The descriptor area.</param>
+    /// <param name="driver">The driver area.</param>
+    /// <param name="device">The device area.</param>
+    /// <returns>Where each part starts, and how it goes on.</returns>
+    public static RingAddresses Scattered(RingArea descriptors, RingArea driver, RingArea device)
+    {
+        ArgumentNullException.ThrowIfNull(descriptors);
+        ArgumentNullException.ThrowIfNull(driver);
+        ArgumentNullException.ThrowIfNull(device);
+        return new RingAddresses(descriptors.First, driver.First, device.First) { Areas = new RingAreas(descriptors, driver, device) };
+    }
+
     /// <summary>Bytes of the descriptor area, in either layout.</summary>
     /// <param name="size">Entries of the queue.</param>
     /// <returns>Bytes.</returns>
@@ -47,6 +63,34 @@ public readonly record struct RingAddresses(HostAddress Descriptors, HostAddress
         && Driver.IsAligned(features.HasFlag(VirtioFeatures.RingPacked) ? 4u : 2u)
         && Device.IsAligned(4);
 
+    // The three below are for whoever takes a ring over from a dead device: single reads of what it and the driver wrote, any value of which
+    // is to be checked. SAFETY: the maker of the ring vouched for its parts.
+
+    /// <summary>Reads a split ring's available index.</summary>
+    internal unsafe ushort ReadAvailIndex()
+    {
+        ushort* index = Areas is { } areas ? (ushort*)areas.Driver.At(2) : (ushort*)Driver.Value + 1;
+        // ORDER: acquire, as the rest of the ring is read behind it; pairs with the driver's release.
+        return Barriers.ReadAcquire(index);
+    }
+
+    /// <summary>Reads a split ring's used index.</summary>
+    internal unsafe ushort ReadUsedIndex()
+    {
+        ushort* index = Areas is { } areas ? (ushort*)areas.Device.At(2) : (ushort*)Device.Value + 1;
+        // ORDER: as above; pairs with the dead device's release.
+        return Barriers.ReadAcquire(index);
+    }
+
+    /// <summary>Reads the upper half of a packed ring's descriptor: <see cref="PackedDescriptor.Control"/>.</summary>
+    /// <param name="slot">Below the ring's size.</param>
+    internal unsafe ulong ReadControl(int slot)
+    {
+        byte* descriptor = Areas is { } areas ? areas.Descriptors.At(16 * (uint)slot) : (byte*)Descriptors.Value + (16 * (nuint)(uint)slot);
+        // ORDER: as above; pairs with the release of whichever side wrote it last.
+        return Barriers.ReadAcquire((ulong*)descriptor + 1);
+    }
+
     internal void Check(int size, VirtioFeatures features)
     {
         if (!IsValidSize(size, features))
@@ -55,9 +99,17 @@ public readonly record struct RingAddresses(HostAddress Descriptors, HostAddress
                 nameof(size), size, $"a queue has 1 to {MaxSize} entries, a power of two if it is split");
         }
 
+        if (Areas is { } areas && (areas.Descriptors.Length < DescriptorBytes(size)
+            || areas.Driver.Length < DriverBytes(size, features) || areas.Device.Length < DeviceBytes(size, features)))
+        {
+            throw new ArgumentException($"a part of the ring is too short for {size} entries", nameof(size));
+        }
+
         if (!IsAligned(features))
         {
             throw new ArgumentException($"a part of the ring is missing or not aligned: {this}", nameof(features));
         }
     }
+
+    internal sealed record RingAreas(RingArea Descriptors, RingArea Driver, RingArea Device);
 }

@@ -27,9 +27,7 @@ internal readonly struct SimTranslator(SimPciDevice device) : ITranslator
             Area(descriptors, RingAddresses.DescriptorBytes(size), DmaAccess.ReadWrite),
             Area(driver, RingAddresses.DriverBytes(size, features), DmaAccess.Read),
             Area(ownArea, RingAddresses.DeviceBytes(size, features), DmaAccess.ReadWrite));
-        return features.HasFlag(VirtioFeatures.RingPacked)
-            ? new PackedDeviceQueue(size, ring, features, PackedPosition.Start, PackedPosition.Start)
-            : new SplitDeviceQueue(size, ring, features);
+        return DeviceQueue.Create(size, ring, features);
     }
 
     // A model may look at the ring while bus mastering is off: it only remembers where it is.

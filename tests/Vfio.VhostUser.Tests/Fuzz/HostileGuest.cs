@@ -37,6 +37,17 @@ internal sealed unsafe class HostileGuest : IDisposable
     public RingAddresses Addresses => new(
         _regions[0].Host + Ring.Descriptors, _regions[0].Host + Ring.Driver, _regions[0].Host + Ring.Device);
 
+    /// <summary>The same ring, with its pages looked up one by one.</summary>
+    public RingAddresses Scattered(int size, VirtioFeatures features)
+    {
+        RingAddresses ring = Addresses;
+        return RingAddresses.Scattered(
+            Area(ring.Descriptors, RingAddresses.DescriptorBytes(size)), Area(ring.Driver, RingAddresses.DriverBytes(size, features)),
+            Area(ring.Device, RingAddresses.DeviceBytes(size, features)));
+
+        static RingArea Area(HostAddress start, uint length) => RingArea.TryOf(new BusAddress(start.Value), [(start, length)])!;
+    }
+
     /// <summary>Chooses a place for a ring: one part may end where the memory does.</summary>
     public void Place(Random random, int size, VirtioFeatures features, bool closes)
     {

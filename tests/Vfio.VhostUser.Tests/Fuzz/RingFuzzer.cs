@@ -47,12 +47,13 @@ internal sealed class RingFuzzer : IDisposable
         _guest.Place(random, size, features, closes: isTranslated);
         using IotlbFuzz? iotlb = isTranslated ? new IotlbFuzz(_guest, random) : null;
         using DirtyLog? log = random.Next(3) == 0 ? MapLog(random) : null;
-        VringPosition position = packed ? new VringPosition(0x8000, 0x8000) : default;
+        RingPosition position = RingPosition.Start(features);
+        RingAddresses ring = random.Next(4) == 0 ? _guest.Scattered(size, features) : _guest.Addresses;
         InflightRecord? record = random.Next(3) == 0 ? _record.Make(random, transmits ? 1 : 0, size, packed) : null;
         using var race = new Race(random, this, iotlb, packed, size);
         if (record is not null)
         {
-            position = record.Recover(_guest.Addresses, position, out string? doubt);
+            position = record.Recover(ring, position, out string? doubt);
             Count(doubt is null ? "records believed" : "records doubted");
         }
 
@@ -62,14 +63,15 @@ internal sealed class RingFuzzer : IDisposable
                 Index = transmits ? 1 : 0,
                 Size = size,
                 Features = features,
-                Addresses = _guest.Addresses,
+                Addresses = ring,
                 Memory = _guest.Memory,
                 Iotlb = iotlb?.View,
                 Position = position,
                 Enabled = true,
                 Inflight = record,
                 Log = log,
-                UsedLogAddress = log is null ? null : new GuestPhysicalAddress(HostileGuest.Address(random)),
+                LoggedAreas = log is null ? []
+                    : [(new GuestPhysicalAddress(HostileGuest.Address(random)), RingAddresses.DeviceBytes(size, features))],
             },
             new NetQueueCounters());
         for (int poll = 0; poll < 20; poll++)

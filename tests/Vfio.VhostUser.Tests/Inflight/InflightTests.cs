@@ -65,7 +65,7 @@ public sealed class InflightTests
         (DriverQueue driver, NetQueue device) = guest.Ring(1, features, Size);
         bool packed = features.HasFlag(VirtioFeatures.RingPacked);
         RingAddresses ring = device.Ring.Addresses;
-        var start = packed ? new VringPosition(0x8000, 0x8000) : default;
+        var start = packed ? new RingPosition(0x8000, 0x8000) : default;
         var reaped = new Completion[Size];
 
         // A life without an accident first, so that indices and wrap counters are somewhere.
@@ -90,7 +90,7 @@ public sealed class InflightTests
         Assert.AreEqual(alreadyUsed, driver.Reap(reaped));
 
         InflightRecord second = record.Open();
-        VringPosition position = second.Recover(ring, start, out string? doubt);
+        RingPosition position = second.Recover(ring, start, out string? doubt);
         Assert.IsNull(doubt);
         NetQueue successor = NetQueue.Create(device.Ring with { Inflight = second, Position = position }, new NetQueueCounters());
         var seen = new List<byte>();
@@ -112,11 +112,9 @@ public sealed class InflightTests
         Assert.AreEqual(RingError.None, driver.Error);
         Assert.AreEqual(0, driver.Outstanding);
 
-        void Die(VringPosition at, Death when)
+        void Die(RingPosition at, Death when)
         {
-            DeviceQueue queue = packed
-                ? new PackedDeviceQueue(Size, ring, features, PackedPosition.FromRaw(at.Avail), PackedPosition.FromRaw(at.Used))
-                : new SplitDeviceQueue(Size, ring, features, at.Avail, at.Used);
+            DeviceQueue queue = DeviceQueue.Create(Size, ring, features, at);
             var translator = new GuestMemoryTranslator(guest.Memory);
             var chains = new DescriptorChain[3];
             Assert.AreEqual(3, queue.Peek(ref translator, chains, new HostSegment[64]));
@@ -163,8 +161,8 @@ public sealed class InflightTests
             }
 
             InflightRecord read = record.Open();
-            VringPosition start = features.HasFlag(VirtioFeatures.RingPacked) ? new VringPosition(0x8000, 0x8000) : default;
-            VringPosition position = read.Recover(device.Ring.Addresses, start, out _);
+            RingPosition start = features.HasFlag(VirtioFeatures.RingPacked) ? new RingPosition(0x8000, 0x8000) : default;
+            RingPosition position = read.Recover(device.Ring.Addresses, start, out _);
             NetQueue queue = NetQueue.Create(device.Ring with { Inflight = read, Position = position }, new NetQueueCounters());
             for (int poll = 0; poll < 100 && queue.Dequeue(guest.Batch) != 0; poll++)
             {
@@ -187,14 +185,14 @@ public sealed class InflightTests
 
         InflightRecord first = record.Open();
         first.Recover(device.Ring.Addresses, default, out _);
-        var dead = new SplitDeviceQueue(Size, device.Ring.Addresses, Split);
+        var dead = DeviceQueue.Create(Size, device.Ring.Addresses, Split);
         var translator = new GuestMemoryTranslator(guest.Memory);
         var chains = new DescriptorChain[2];
         dead.Peek(ref translator, chains, new HostSegment[8]);
         first.Take(dead, chains);
 
         InflightRecord second = record.Open();
-        VringPosition position = second.Recover(device.Ring.Addresses, default, out _);
+        RingPosition position = second.Recover(device.Ring.Addresses, default, out _);
         NetQueue successor = NetQueue.Create(device.Ring with { Inflight = second, Position = position }, new NetQueueCounters());
         guest.Batch.Add(100);
         Assert.AreEqual(1, successor.Enqueue(guest.Batch));
@@ -236,7 +234,7 @@ public sealed class InflightTests
         {
             using var here = MappedMemory.Map(_file, 0, _description.MmapSize, writable: true);
             var bytes = new Span<byte>((void*)here.Address, (int)_description.MmapSize);
-            Open().Recover(ring, _packed ? new VringPosition(0x8000, 0x8000) : default, out _);
+            Open().Recover(ring, _packed ? new RingPosition(0x8000, 0x8000) : default, out _);
             if (random.Next(2) == 0)
             {
                 random.NextBytes(bytes);

@@ -50,9 +50,6 @@ internal sealed class Guest : IDisposable
     {
         _used = (_used + 4095) & ~4095ul;
         var driver = DriverQueue.Create(size, features, Allocate(DriverQueue.BytesFor(size, features, 64)), 64);
-        var start = new VringPosition(
-            features.HasFlag(VirtioFeatures.RingPacked) ? PackedPosition.Start.Raw : (ushort)0,
-            features.HasFlag(VirtioFeatures.RingPacked) ? PackedPosition.Start.Raw : (ushort)0);
         var device = NetQueue.Create(
             new VringConfiguration
             {
@@ -61,13 +58,22 @@ internal sealed class Guest : IDisposable
                 Features = features,
                 Addresses = new RingAddresses(Host(driver.DescriptorArea), Host(driver.DriverArea), Host(driver.DeviceArea)),
                 Memory = Memory,
-                Position = start,
+                Position = RingPosition.Start(features),
                 Enabled = true,
                 Log = log,
-                UsedLogAddress = log is null ? null : new GuestPhysicalAddress(driver.DeviceArea.Value),
+                LoggedAreas = log is null ? [] : [.. Written(driver, features, size)],
             },
             new NetQueueCounters());
         return (driver, device);
+    }
+
+    private static IEnumerable<(GuestPhysicalAddress Address, ulong Length)> Written(DriverQueue driver, VirtioFeatures features, int size)
+    {
+        yield return (new GuestPhysicalAddress(driver.DeviceArea.Value), RingAddresses.DeviceBytes(size, features));
+        if (features.HasFlag(VirtioFeatures.RingPacked))
+        {
+            yield return (new GuestPhysicalAddress(driver.DescriptorArea.Value), RingAddresses.DescriptorBytes(size));
+        }
     }
 
     /// <summary>Sends a frame, with its header, cut into pieces of these sizes; the last takes the rest.</summary>

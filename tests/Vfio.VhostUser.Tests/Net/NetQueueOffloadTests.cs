@@ -102,7 +102,7 @@ public sealed class NetQueueOffloadTests : IDisposable
             Features = all,
             Addresses = driver.Addresses,
             Memory = GuestMemory.Of([_region]),
-            Position = new VringPosition(0, 0),
+            Position = new RingPosition(0, 0),
             Enabled = true,
             Call = _call,
         };

@@ -53,7 +53,12 @@ public sealed class HostileResourceTests
     }
 
     [TestMethod]
-    public void A_ring_in_more_pieces_than_it_may_have_is_refused_and_the_session_goes_on()
+    // As many views as that would take are not to be had: each access looks its page up.
+    [DataRow(4096ul, true, "is slower for it")]
+    // No access may lie across two pieces, so this is no ring.
+    [DataRow(4092ul, false, "do not end where pages do")]
+    public void A_ring_in_more_pieces_than_views_may_have_does_without_or_is_refused_and_the_session_goes_on(
+        ulong piece, bool runs, string line)
     {
         using Peer peer = new Peer(new MappingLimits(Terabyte, 20))
             .Negotiate(VirtioFeatures.Version1 | VirtioFeatures.AccessPlatform).ShareMemory();
@@ -73,8 +78,8 @@ public sealed class HostileResourceTests
             {
                 peer.Accepted(FrontendRequest.IotlbMsg, new IotlbMessage
                 {
-                    Iova = new Iova(part + (i * 4096)),
-                    Size = 4096,
+                    Iova = new Iova(part + (i * piece)),
+                    Size = piece,
                     UserAddress = Peer.User + ((63 - i) * 4096),
                     Permissions = 3,
                     Type = IotlbMessageType.Update,
@@ -82,8 +87,8 @@ public sealed class HostileResourceTests
             }
         }
 
-        Assert.IsEmpty(peer.Device.Running);
-        StringAssert.Contains(string.Join('\n', peer.Log), "cannot be put together", StringComparison.Ordinal);
+        Assert.HasCount(runs ? 1 : 0, peer.Device.Running);
+        StringAssert.Contains(string.Join('\n', peer.Log), line, StringComparison.Ordinal);
         peer.Ask<ulong>(FrontendRequest.GetFeatures, []);
     }
 

@@ -131,6 +131,14 @@ internal sealed class Peer : IDisposable
     public T Ask<T>(FrontendRequest request, T payload)
         where T : unmanaged => Ask<T>(request, MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in payload)));
 
+    /// <summary>Says where writes are logged; the answer has no body.</summary>
+    public void SetLog(ulong length, FileDescriptor file)
+    {
+        Send(FrontendRequest.SetLogBase, new LogDescription { Size = length }, file);
+        Assert.IsTrue(_channel.Receive(), string.Join("; ", Log));
+        Assert.AreEqual(0, _channel.Payload.Length);
+    }
+
     /// <summary>The descriptor that came with the last answer.</summary>
     public FileDescriptor TakeDescriptor() => _channel.Descriptors.Take(0);
 

@@ -52,9 +52,9 @@ internal sealed class RecordingDevice : IVhostUserDevice
         Started.Add(ring);
     }
 
-    public VringPosition StopRing(int index)
+    public RingPosition StopRing(int index)
     {
-        VringPosition position = Running[index].Position;
+        RingPosition position = Running[index].Position;
         Assert.IsTrue(Running.Remove(index));
         return position;
     }

@@ -76,7 +76,38 @@ public sealed class SessionTests
         using var here = MappedMemory.Map(peer.Memory, 0, Peer.MemoryLength, writable: true);
         ((ushort*)(here.Address + 0x8000))[1] = 77;
         peer.SetUpRing(0);
-        Assert.AreEqual(new VringPosition(77, 77), peer.Device.Running[0].Position);
+        Assert.AreEqual(new RingPosition(77, 77), peer.Device.Running[0].Position);
+    }
+
+    [TestMethod]
+    public void All_pages_of_a_scattered_ring_that_the_device_writes_are_logged()
+    {
+        const ulong Page = 4096;
+        using Peer peer = new Peer().Negotiate(
+            VirtioFeatures.Version1 | VirtioFeatures.RingPacked | VirtioFeatures.AccessPlatform | VhostFeatures.LogAll).ShareMemory();
+        peer.SetLog(1 << 16, peer.Memory);
+        // The ring's IOVAs are what Peer says are its addresses; its two pages of descriptors are the other way round in memory.
+        void Map(ulong iova, ulong place) => peer.Accepted(FrontendRequest.IotlbMsg, new IotlbMessage
+        {
+            Iova = new Iova(Peer.User.Value + iova),
+            Size = Page,
+            UserAddress = Peer.User + place,
+            Permissions = 3,
+            Type = IotlbMessageType.Update,
+        });
+        Map(0, 0x21000);
+        Map(0x1000, 0x20000);
+        Map(0x4000, 0x24000);
+        Map(0x8000, 0x28000);
+        peer.Accepted(FrontendRequest.SetVringNum, new VringState { Index = 0, Number = 512 });
+        peer.Accepted(FrontendRequest.SetVringBase, new VringState { Index = 0, Number = 0x8000 });
+        VringAddresses addresses = Peer.Addresses(0) with { Flags = VringAddresses.FlagLog, Log = Peer.Guest + 0x28000 };
+        peer.Accepted(FrontendRequest.SetVringAddr, addresses);
+        using var kick = new EventFd();
+        peer.Accepted(FrontendRequest.SetVringKick, 0ul, kick.Descriptor);
+        CollectionAssert.AreEquivalent(
+            new (GuestPhysicalAddress, ulong)[] { (Peer.Guest + 0x28000, 4), (Peer.Guest + 0x20000, Page), (Peer.Guest + 0x21000, Page) },
+            peer.Device.Running[0].LoggedAreas.ToArray());
     }
 
     [TestMethod]

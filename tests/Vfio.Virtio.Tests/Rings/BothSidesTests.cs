@@ -22,6 +22,11 @@ public sealed class BothSidesTests
         Run((VirtioFeatures)features, size, steps: 6_000, Random.Shared.Next());
 
     [TestMethod]
+    [DynamicData(nameof(Combinations))]
+    public void The_same_over_pages_that_are_not_neighbours(ulong features, int size) =>
+        Run((VirtioFeatures)features, size == 64 ? 1024 : size, steps: 6_000, Random.Shared.Next(), scattered: true);
+
+    [TestMethod]
     public void Indices_wrap_at_65536()
     {
         foreach (VirtioFeatures features in RingPair.AllFeatures.Where(f => !f.HasFlag(VirtioFeatures.RingIndirectDesc)))
@@ -30,12 +35,12 @@ public sealed class BothSidesTests
         }
     }
 
-    private void Run(VirtioFeatures features, int size, int steps, int seed, int least = 0)
+    private void Run(VirtioFeatures features, int size, int steps, int seed, int least = 0, bool scattered = false)
     {
-        TestContext.WriteLine($"seed {seed}, {features}, size {size}");
+        TestContext.WriteLine($"seed {seed}, {features}, size {size}{(scattered ? ", scattered" : string.Empty)}");
         var random = new Random(seed);
         int maxChain = Math.Min(size, 5);
-        using var pair = new RingPair(size, features, dataBytes: (size + 1) * maxChain * BufferBytes);
+        using var pair = new RingPair(size, features, dataBytes: (size + 1) * maxChain * BufferBytes, scattered: scattered);
         // Translations that end in the middle of buffers and of table entries.
         pair.Translator.Data.Piece = random.Next(3) == 0 ? 24u : ulong.MaxValue;
         pair.Translator.Ring.Piece = random.Next(3) == 0 ? 40u : ulong.MaxValue;

@@ -32,7 +32,7 @@ public sealed unsafe class DeviceSideVectors
         // flags 0, idx 2, ring {1, 0, ..}
         Hex("00 00 02 00 01 00 00 00 00 00 00 00 00 00").CopyTo(memory.Span[Avail..]);
 
-        var queue = new SplitDeviceQueue(4, SplitAt(memory), VirtioFeatures.Version1);
+        var queue = DeviceQueue.Create(4, SplitAt(memory), VirtioFeatures.Version1);
         var translator = new PlainTranslator(BusBase, data.Address, 0x1000);
         Span<DescriptorChain> chains = new DescriptorChain[32];
         Span<HostSegment> segments = new HostSegment[8];
@@ -62,13 +62,13 @@ public sealed unsafe class DeviceSideVectors
     public void Split_suppression_is_where_the_layout_has_it()
     {
         using var memory = new GuardedMemory(SplitLength);
-        var queue = new SplitDeviceQueue(4, SplitAt(memory), VirtioFeatures.None);
+        var queue = DeviceQueue.Create(4, SplitAt(memory), VirtioFeatures.None);
         queue.DisableNotifications();
         CollectionAssert.AreEqual(Hex("01 00"), memory.Span.Slice(Used, 2).ToArray());
         Assert.IsFalse(queue.EnableNotifications());
         CollectionAssert.AreEqual(Hex("00 00"), memory.Span.Slice(Used, 2).ToArray());
 
-        var indexed = new SplitDeviceQueue(4, SplitAt(memory), VirtioFeatures.RingEventIdx, nextAvail: 0x1234, nextUsed: 0x1234);
+        var indexed = DeviceQueue.Create(4, SplitAt(memory), VirtioFeatures.RingEventIdx, new RingPosition(0x1234, 0x1234));
         memory.Span[Avail + 2] = 0x34;
         memory.Span[Avail + 3] = 0x12;
         Assert.IsFalse(indexed.EnableNotifications());
@@ -84,8 +84,8 @@ public sealed unsafe class DeviceSideVectors
         using var memory = new GuardedMemory(56);
         using var data = new GuardedMemory(256);
         var ring = new RingAddresses(memory.Address, memory.Address + 48, memory.Address + 52);
-        var queue = new PackedDeviceQueue(
-            3, ring, VirtioFeatures.RingPacked, PackedPosition.Start, PackedPosition.Start);
+        var queue = DeviceQueue.Create(
+            3, ring, VirtioFeatures.RingPacked);
         var translator = new PlainTranslator(BusBase, data.Address, 0x1000);
         Span<DescriptorChain> chains = new DescriptorChain[32];
         Span<HostSegment> segments = new HostSegment[8];
@@ -101,7 +101,7 @@ public sealed unsafe class DeviceSideVectors
         Assert.AreEqual((7, 2, 5, 1), (chains[0].Id, chains[0].Slots, chains[1].Id, chains[1].Slots));
         Assert.AreEqual(0x40UL, chains[0].WritableLength);
         queue.Consume(chains[..2]);
-        Assert.AreEqual(new PackedPosition(0, false), queue.NextAvail);
+        Assert.AreEqual(new PackedPosition(0, false), PackedPosition.FromRaw(queue.Position.Avail));
         Assert.AreEqual(0, queue.Peek(ref translator, chains, segments), "slot 0 is still of pass 1");
 
         // The single one is used first: its used descriptor takes slot 0, AVAIL = USED = 1, nothing written.
@@ -113,7 +113,7 @@ public sealed unsafe class DeviceSideVectors
         queue.Complete([new UsedChain(7, 2, 0x3f)]);
         Assert.IsTrue(queue.Publish());
         CollectionAssert.AreEqual(Hex("3f 00 00 00  07 00  82 80"), memory.Span.Slice(24, 8).ToArray());
-        Assert.AreEqual(new PackedPosition(0, false), queue.NextUsed);
+        Assert.AreEqual(new PackedPosition(0, false), PackedPosition.FromRaw(queue.Position.Used));
 
         // Pass 2, wrap counter 0: AVAIL clear, USED set.
         Hex("10 00 00 00 01 00 00 00  04 00 00 00  09 00  02 80").CopyTo(memory.Span);
@@ -131,13 +131,14 @@ public sealed unsafe class DeviceSideVectors
     {
         using var memory = new GuardedMemory(56);
         var ring = new RingAddresses(memory.Address, memory.Address + 48, memory.Address + 52);
-        var position = new PackedPosition(2, true);
-        var queue = new PackedDeviceQueue(3, ring, VirtioFeatures.RingPacked, position, position);
+        ushort place = new PackedPosition(2, true).Raw;
+        var position = new RingPosition(place, place);
+        var queue = DeviceQueue.Create(3, ring, VirtioFeatures.RingPacked, position);
         queue.DisableNotifications();
         CollectionAssert.AreEqual(Hex("00 00 01 00"), memory.Span[52..].ToArray());
         Assert.IsFalse(queue.EnableNotifications());
         CollectionAssert.AreEqual(Hex("00 00 00 00"), memory.Span[52..].ToArray());
-        var indexed = new PackedDeviceQueue(3, ring, VirtioFeatures.RingPacked | VirtioFeatures.RingEventIdx, position, position);
+        var indexed = DeviceQueue.Create(3, ring, VirtioFeatures.RingPacked | VirtioFeatures.RingEventIdx, position);
         Assert.IsFalse(indexed.EnableNotifications());
         CollectionAssert.AreEqual(Hex("02 80 02 00"), memory.Span[52..].ToArray(), "slot 2, wrap 1, flag DESC");
     }
@@ -148,8 +149,8 @@ public sealed unsafe class DeviceSideVectors
         using var memory = new GuardedMemory(56);
         using var data = new GuardedMemory(256);
         var ring = new RingAddresses(memory.Address, memory.Address + 48, memory.Address + 52);
-        var queue = new PackedDeviceQueue(
-            3, ring, VirtioFeatures.RingPacked | VirtioFeatures.InOrder, PackedPosition.Start, PackedPosition.Start);
+        var queue = DeviceQueue.Create(
+            3, ring, VirtioFeatures.RingPacked | VirtioFeatures.InOrder);
         var translator = new PlainTranslator(BusBase, data.Address, 0x1000);
         Span<DescriptorChain> chains = new DescriptorChain[32];
         Span<HostSegment> segments = new HostSegment[8];
@@ -163,7 +164,7 @@ public sealed unsafe class DeviceSideVectors
         Assert.IsTrue(queue.Publish());
         CollectionAssert.AreEqual(Hex("00 00 00 00  01 00  80 80"), memory.Span.Slice(8, 8).ToArray());
         CollectionAssert.AreEqual(Hex("40 00 00 00  01 00  80 00"), memory.Span.Slice(24, 8).ToArray(), "skipped, untouched");
-        Assert.AreEqual(new PackedPosition(2, true), queue.NextUsed);
+        Assert.AreEqual(new PackedPosition(2, true), PackedPosition.FromRaw(queue.Position.Used));
     }
 
     [TestMethod]

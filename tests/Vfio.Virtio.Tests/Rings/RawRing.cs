@@ -33,9 +33,7 @@ internal sealed class RawRing : IDisposable
 
         Data = new GuardedMemory(DataBytes);
         var addresses = new RingAddresses(Descriptors.Address, Driver.Address, Device.Address);
-        Queue = packed
-            ? new PackedDeviceQueue(Size, addresses, features, PackedPosition.Start, PackedPosition.Start)
-            : new SplitDeviceQueue(Size, addresses, features);
+        Queue = DeviceQueue.Create(Size, addresses, features);
         Translator = new PlainTranslator(DataBus, Data.Address, DataBytes);
     }
 

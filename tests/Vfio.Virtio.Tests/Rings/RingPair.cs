@@ -1,3 +1,4 @@
+using Vfio.Linux;
 using Vfio.Testing;
 
 namespace Vfio.Virtio.Tests;
@@ -8,19 +9,28 @@ internal sealed class RingPair : IDisposable
     public const ulong RingBus = 0x40_0000_0000;
     public const ulong DataBus = 0x7_0000_0000;
 
-    public RingPair(int size, VirtioFeatures features, int dataBytes = 65536, int indirectEntries = 8)
+    private const int Page = 4096;
+
+    private readonly ScatteredPages? _pages;
+
+    public RingPair(int size, VirtioFeatures features, int dataBytes = 65536, int indirectEntries = 8, bool scattered = false)
     {
         Features = features;
         int bytes = DriverQueue.BytesFor(size, features, indirectEntries);
+        _pages = scattered ? new ScatteredPages((bytes + Page - 1) / Page) : null;
         Ring = new GuardedMemory(bytes, alignment: 128);
         Data = new GuardedMemory(dataBytes);
-        Driver = DriverQueue.Create(
-            size, features, new PinnedBuffer(new Iova(RingBus), Ring.Address, bytes), indirectEntries);
-        Device = features.HasFlag(VirtioFeatures.RingPacked)
-            ? new PackedDeviceQueue(size, Driver.Addresses, features, PackedPosition.Start, PackedPosition.Start)
-            : new SplitDeviceQueue(size, Driver.Addresses, features);
+        HostAddress ring = _pages?.Together ?? Ring.Address;
+        Driver = DriverQueue.Create(size, features, new PinnedBuffer(new Iova(RingBus), ring, bytes), indirectEntries);
+        Device = DeviceQueue.Create(
+            size,
+            _pages is null ? Driver.Addresses : RingAddresses.Scattered(
+                _pages.Area(Driver.DescriptorArea, RingAddresses.DescriptorBytes(size)),
+                _pages.Area(Driver.DriverArea, RingAddresses.DriverBytes(size, features)),
+                _pages.Area(Driver.DeviceArea, RingAddresses.DeviceBytes(size, features))),
+            features);
         Translator = new TwoPartTranslator(
-            new PlainTranslator(RingBus, Ring.Address, (ulong)bytes), new PlainTranslator(DataBus, Data.Address, (ulong)dataBytes));
+            new PlainTranslator(RingBus, ring, (ulong)bytes), new PlainTranslator(DataBus, Data.Address, (ulong)dataBytes));
     }
 
     public VirtioFeatures Features { get; }
@@ -61,6 +71,49 @@ internal sealed class RingPair : IDisposable
     {
         Ring.Dispose();
         Data.Dispose();
+        _pages?.Dispose();
+    }
+
+    /// <summary>Pages in an order of their own, and a view of them in which they are neighbours.</summary>
+    private sealed class ScatteredPages : IDisposable
+    {
+        private readonly FileDescriptor _file;
+        private readonly MappedMemory _mapping;
+        private readonly StitchedMemory _view;
+        private readonly int _count;
+
+        public ScatteredPages(int count)
+        {
+            _count = count;
+            _file = MemoryFile.Create("ring", (ulong)count * Page);
+            _mapping = MappedMemory.Map(_file, 0, (ulong)count * Page, writable: true);
+            _view = StitchedMemory.Make([.. Enumerable.Range(0, count).Select(i => ((nint)At(i).Value, (ulong)Page))]);
+        }
+
+        public HostAddress Together => new((ulong)_view.Address);
+
+        public RingArea Area(BusAddress start, uint length)
+        {
+            var pieces = new List<(HostAddress, ulong)>();
+            for (ulong place = start.Value - RingBus, end = place + length; place < end;)
+            {
+                ulong piece = Math.Min(Page - (place % Page), end - place);
+                pieces.Add((At((int)(place / Page)) + (place % Page), piece));
+                place += piece;
+            }
+
+            return RingArea.TryOf(start, pieces.ToArray()) ?? throw new InvalidOperationException("the pieces are not pages");
+        }
+
+        public void Dispose()
+        {
+            _view.Dispose();
+            _mapping.Dispose();
+            _file.Dispose();
+        }
+
+        // Backwards: no two are neighbours.
+        private HostAddress At(int page) => new((ulong)_mapping.Address + (ulong)((_count - 1 - page) * Page));
     }
 }
 

@@ -1,0 +1,21 @@
+namespace Vfio.Virtio;
+
+/// <summary>How a device queue reaches its ring. Implemented by structs only and used as a type argument, so that the queue's
+/// code is compiled anew for each and the call disappears.</summary>
+internal unsafe interface IRingMemory
+{
+    // SAFETY, for every method here: the caller's index is inside the part, by its own count or mask; the maker of the ring vouched
+    // for the part's bytes. Each pointer is good for what is named, and nothing behind it.
+
+    /// <summary>A descriptor: 16 bytes, aligned to 16.</summary>
+    ulong* Descriptor(uint index);
+
+    /// <summary>A 16-bit word of the driver area; with an even one, its neighbour too (a packed ring's event suppression).</summary>
+    ushort* Driver(uint word);
+
+    /// <summary>A 16-bit word of the device area; with an even one, its neighbour too.</summary>
+    ushort* Device(uint word);
+
+    /// <summary>Writes an element of a split ring's used ring: 8 bytes behind two 16-bit words, and 4 times 16 bits each.</summary>
+    void WriteUsed(uint index, ulong element);
+}
