@@ -2,9 +2,9 @@
  *
  *   pin-raw /dev/vfio/GROUP
  *
- * Run in turn with `Vfio.Benchmarks map GROUP-DEVICE`, which prints the same lines: backing, pages, median ns of mapping
- * the pages one by one (or - where that is left out), median ns of mapping them with one call.
- * Build: gcc -O2 -static -o pin-raw pin-raw.c
+ * Reads lines of a cell each, a backing (4k, thp, hugetlb) and a number of pages, and answers with the same and two medians in
+ * ns: of mapping the pages one by one (or - where that is left out), and of mapping them with one call. `Vfio.Benchmarks map
+ * DEVICE` answers the same lines, so that both are measured in turn, cell by cell, while nothing else starts or ends.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, HUGE = 2 << 20, REGION = 64 << 20, REPEATS = 31 };
+enum { PAGE = 4096, HUGE = 2 << 20, REGION = 64 << 20, MOST_REPEATS = 101 };
 static const unsigned long long IOVA = 0x10000000ull;
 static int container;
 
@@ -54,33 +54,53 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values)
+static double median(double *values, int n)
 {
-    qsort(values, REPEATS, sizeof *values, ascending);
-    return values[REPEATS / 2];
+    qsort(values, n, sizeof *values, ascending);
+    return values[n / 2];
 }
 
 static void cell(const char *backing, char *memory, int pages)
 {
-    double single[REPEATS], range[REPEATS];
-    for (int r = 0; r < REPEATS; r++) {
+    double single[MOST_REPEATS], range[MOST_REPEATS];
+    int repeats = pages == 1 ? MOST_REPEATS : pages <= 512 ? 15 : 5;
+    for (int r = 0; r < repeats && pages <= 512; r++) {
         double begin = now();
-        if (pages <= 512) {
-            for (int i = 0; i < pages; i++) map(memory + (long)i * PAGE, IOVA + (long)i * PAGE, PAGE);
-            single[r] = now() - begin;
-            for (int i = 0; i < pages; i++) unmap(IOVA + (long)i * PAGE, PAGE);
-            begin = now();
-        }
+        for (int i = 0; i < pages; i++) map(memory + (long)i * PAGE, IOVA + (long)i * PAGE, PAGE);
+        single[r] = now() - begin;
+        for (int i = 0; i < pages; i++) unmap(IOVA + (long)i * PAGE, PAGE);
+    }
+    for (int r = 0; r < repeats; r++) {
+        double begin = now();
         map(memory, IOVA, (long)pages * PAGE);
         range[r] = now() - begin;
         unmap(IOVA, (long)pages * PAGE);
     }
-    if (pages <= 512) printf("%s %d %.0f %.0f\n", backing, pages, median(single), median(range));
-    else printf("%s %d - %.0f\n", backing, pages, median(range));
+    if (pages <= 512) printf("%s %d %.0f %.0f\n", backing, pages, median(single, repeats), median(range, repeats));
+    else printf("%s %d - %.0f\n", backing, pages, median(range, repeats));
+}
+
+static char *region(int kind)
+{
+    static char *regions[3];
+    if (!regions[kind]) {
+        int file = kind == 2 ? memfd_create("pin-raw", MFD_HUGETLB | MFD_HUGE_2MB) : -1;
+        if (kind == 2 && (file < 0 || ftruncate(file, REGION + HUGE))) fail("memfd_create");
+        char *raw = mmap(NULL, REGION + HUGE, PROT_READ | PROT_WRITE,
+                         kind == 2 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, file, 0);
+        if (raw == MAP_FAILED) fail("mmap");
+        regions[kind] = (char *)(((unsigned long)raw + HUGE - 1) & ~(HUGE - 1ul));
+        if (kind != 2) madvise(regions[kind], REGION, kind == 1 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        memset(regions[kind], 1, REGION);
+    }
+    return regions[kind];
 }
 
 int main(int argc, char **argv)
 {
+    static const char *backings[] = { "4k", "thp", "hugetlb" };
+    char backing[16];
+    int pages;
     if (argc != 2) {
         fprintf(stderr, "usage: pin-raw /dev/vfio/GROUP\n");
         return 2;
@@ -89,21 +109,11 @@ int main(int argc, char **argv)
     int group = open(argv[1], O_RDWR);
     if (container < 0 || group < 0 || ioctl(group, VFIO_GROUP_SET_CONTAINER, &container)
         || ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU)) fail("open VFIO");
-
-    static const char *backings[] = { "4k", "thp", "hugetlb" };
-    static const int counts[] = { 1, 512, 16384 };
-    for (int kind = 0; kind < 3; kind++) {
-        int file = kind == 2 ? memfd_create("pin-raw", MFD_HUGETLB | MFD_HUGE_2MB) : -1;
-        if (kind == 2 && (file < 0 || ftruncate(file, REGION + HUGE))) fail("memfd_create");
-        char *raw = mmap(NULL, REGION + HUGE, PROT_READ | PROT_WRITE,
-                         kind == 2 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, file, 0);
-        if (raw == MAP_FAILED) fail("mmap");
-        char *memory = (char *)(((unsigned long)raw + HUGE - 1) & ~(HUGE - 1ul));
-        if (kind != 2) madvise(memory, REGION, kind == 1 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-        memset(memory, 1, REGION);
-        for (int c = 0; c < 3; c++) cell(backings[kind], memory, counts[c]);
-        munmap(raw, REGION + HUGE);
-        if (file >= 0) close(file);
+    while (scanf("%15s %d", backing, &pages) == 2) {
+        for (int kind = 0; kind < 3; kind++) {
+            if (!strcmp(backings[kind], backing)) cell(backing, region(kind), pages);
+        }
+        fflush(stdout);
     }
     return 0;
 }

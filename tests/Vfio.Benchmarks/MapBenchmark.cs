@@ -1,17 +1,17 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Runtime;
 using Vfio.Linux;
 
 namespace Vfio.Benchmarks;
 
 /// <summary>What native/bench/pin-raw.c measures of the kernel alone, through <see cref="Pinner"/>: the same memory, the same cells,
-/// the same lines.</summary>
+/// the same lines, in and out.</summary>
 internal static unsafe class MapBenchmark
 {
     private const ulong Page = 4096;
     private const ulong Huge = 2ul << 20;
     private const ulong Region = 64ul << 20;
-    private const int Repeats = 31;
     private const int MostOneByOne = 512;
     private static readonly TimeSpan Quiet = TimeSpan.FromSeconds(1);
 
@@ -20,30 +20,42 @@ internal static unsafe class MapBenchmark
         using VfioContainer container = VfioContainer.Open();
         container.OpenDevice(address);
         var pinner = new Pinner(container.Iommu);
-        foreach ((string name, MemoryBacking backing) in
-            new[] { ("4k", MemoryBacking.Pages4KiB), ("thp", MemoryBacking.Transparent), ("hugetlb", MemoryBacking.Huge2MiB) })
+        var memory = new Dictionary<string, (MemoryBacking Backing, MappedMemory Memory, HostAddress First)>
         {
-            using FileDescriptor? file = backing == MemoryBacking.Huge2MiB ? MemoryFile.Create("bench", Region + Huge, Huge) : null;
-            using MappedMemory memory = file is null
-                ? MappedMemory.Anonymous(Region + Huge)
-                : MappedMemory.Map(file, 0, Region + Huge, writable: true, Huge);
-            ulong first = ((ulong)memory.Address + Huge - 1) & ~(Huge - 1);
-            if (file is null)
-            {
-                int advice = backing == MemoryBacking.Transparent ? Mman.MADV_HUGEPAGE : Mman.MADV_NOHUGEPAGE;
-                memory.Advise(advice, "huge pages or not", first - (ulong)memory.Address, Region);
-            }
+            ["4k"] = Allocate(MemoryBacking.Pages4KiB),
+            ["thp"] = Allocate(MemoryBacking.Transparent),
+            ["hugetlb"] = Allocate(MemoryBacking.Huge2MiB),
+        };
+        WarmUp(pinner, memory["4k"].First, MemoryBacking.Pages4KiB);
+        while (Console.In.ReadLine()?.Split(' ') is [string name, string pages])
+        {
+            Cell(pinner, name, memory[name].First, int.Parse(pages, CultureInfo.InvariantCulture), memory[name].Backing);
+        }
 
-            // SAFETY: inside the mapping, which nobody else uses.
-            new Span<byte>((void*)first, (int)Region).Fill(1);
-            WarmUp(pinner, new HostAddress(first), backing);
-            foreach (int pages in new[] { 1, MostOneByOne, 16384 })
-            {
-                Cell(pinner, name, new HostAddress(first), pages, backing);
-            }
+        foreach ((_, MappedMemory mapped, _) in memory.Values)
+        {
+            mapped.Dispose();
         }
 
         return 0;
+    }
+
+    private static (MemoryBacking Backing, MappedMemory Memory, HostAddress First) Allocate(MemoryBacking backing)
+    {
+        using FileDescriptor? file = backing == MemoryBacking.Huge2MiB ? MemoryFile.Create("bench", Region + Huge, Huge) : null;
+        MappedMemory memory = file is null
+            ? MappedMemory.Anonymous(Region + Huge)
+            : MappedMemory.Map(file, 0, Region + Huge, writable: true, Huge);
+        ulong first = ((ulong)memory.Address + Huge - 1) & ~(Huge - 1);
+        if (file is null)
+        {
+            int advice = backing == MemoryBacking.Transparent ? Mman.MADV_HUGEPAGE : Mman.MADV_NOHUGEPAGE;
+            memory.Advise(advice, "huge pages or not", first - (ulong)memory.Address, Region);
+        }
+
+        // SAFETY: inside the mapping, which nobody else uses.
+        new Span<byte>((void*)first, (int)Region).Fill(1);
+        return (backing, memory, new HostAddress(first));
     }
 
     // The program as it runs after its first seconds, with the runtime's default settings, which are the daemon's: calls until the
@@ -69,11 +81,16 @@ internal static unsafe class MapBenchmark
 
     private static void Cell(Pinner pinner, string name, HostAddress memory, int pages, MemoryBacking backing)
     {
-        double[] single = new double[Repeats];
-        double[] range = new double[Repeats];
-        for (int r = 0; r < Repeats; r++)
+        int repeats = pages == 1 ? 101 : pages <= MostOneByOne ? 15 : 5;
+        double[] single = new double[repeats];
+        double[] range = new double[repeats];
+        for (int r = 0; r < repeats && pages <= MostOneByOne; r++)
         {
-            single[r] = pages <= MostOneByOne ? OneByOne(pinner, memory, pages) : 0;
+            single[r] = OneByOne(pinner, memory, pages);
+        }
+
+        for (int r = 0; r < repeats; r++)
+        {
             range[r] = Range(pinner, memory, pages, backing);
         }
 
