@@ -183,6 +183,11 @@ internal sealed class PortConnection : IDisposable
         {
             session.Run();
         }
+        catch (Exception e) when (e is not (LinuxException or TimeoutException))
+        {
+            // A fault of this program's that a front-end has found: the other ports are no less whole for it.
+            _log($"{_port.Name}: a fault in this program has ended the session, please report it: {e}");
+        }
         finally
         {
             lock (_change)

@@ -5,8 +5,6 @@ namespace Vfio.VhostUser;
 /// <summary>A frame in a buffer of a <see cref="FrameBatch"/>.</summary>
 public unsafe record struct Frame
 {
-    // Set in place: a copy of a structure that was just put together on the stack waits for its parts to be stored.
-
     /// <summary>The shortest frame that is one: an Ethernet header.</summary>
     public const int MinLength = 14;
 

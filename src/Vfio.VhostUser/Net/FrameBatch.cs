@@ -110,6 +110,7 @@ public sealed class FrameBatch : IDisposable
     /// <summary>Adds a plain frame of the bytes that are to be written at its place; there is room.</summary>
     internal ref Frame Append(int length)
     {
+        // Set in place: a copy of a structure that was just put together on the stack waits for its parts to be stored.
         ref Frame frame = ref _frames[_end];
         frame.Length = length;
         frame.Header = default;

@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Vfio.Linux;
 using Vfio.Virtio;
 
@@ -11,6 +10,7 @@ internal sealed class VringTable : IDisposable
     private readonly Vring[] _rings;
     private readonly IVhostUserDevice _device;
     private readonly SessionIotlb _iotlb;
+    private readonly RingPlacement _placement;
     private readonly PeerMappings _mappings;
     private readonly Action<string> _log;
     private DirtyLog? _dirtyLog;
@@ -21,6 +21,7 @@ internal sealed class VringTable : IDisposable
     {
         _device = device;
         _iotlb = iotlb;
+        _placement = new RingPlacement(iotlb, mappings, log);
         _mappings = mappings;
         _log = log;
         _rings = [.. Enumerable.Range(0, device.RingCount).Select(i => new Vring(i))];
@@ -354,18 +355,12 @@ internal sealed class VringTable : IDisposable
         }
 
         bool isTranslated = Features.HasFlag(VirtioFeatures.AccessPlatform);
-        RingAddresses resolved;
-        var descriptors = new List<(HostAddress Address, ulong Length)>();
-        if (!isTranslated)
-        {
-            resolved = Resolve(ring, addresses);
-            descriptors.Add((resolved.Descriptors, RingAddresses.DescriptorBytes(ring.Size)));
-        }
-        else if (!TryTranslate(ring, addresses, descriptors, out resolved))
+        if (_placement.TryPlace(ring, addresses, Features, Memory) is not { } place)
         {
             return;
         }
 
+        RingAddresses resolved = place.Addresses;
         ring.Position = Resume(ring, resolved, out InflightRecord? inflight);
         bool logs = _dirtyLog is not null && Features.HasFlag(VhostFeatures.LogAll);
         _device.StartRing(new VringConfiguration
@@ -385,7 +380,7 @@ internal sealed class VringTable : IDisposable
             Error = Signal(ring, ring.Error, BackendRequest.VringErr),
             Inflight = inflight,
             Log = logs ? _dirtyLog : null,
-            LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? Written(ring, addresses.Log, descriptors) : [],
+            LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? place.Written(addresses.Log, Memory) : [],
         });
         ring.IsRunning = true;
     }
@@ -395,150 +390,7 @@ internal sealed class VringTable : IDisposable
         descriptor is not null ? new EventFdCall(descriptor)
             : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, request, ring.Index) : null;
 
-    // "log_guest_addr should be used to calculate the log offset" of the used ring. For a packed ring nothing says what that
-    // address covers, while the device writes the descriptor ring as well: those pages are marked by where they are.
-    private List<(GuestPhysicalAddress Address, ulong Length)> Written(
-        Vring ring, GuestPhysicalAddress used, List<(HostAddress Address, ulong Length)> descriptors)
-    {
-        List<(GuestPhysicalAddress Address, ulong Length)> written = [(used, RingAddresses.DeviceBytes(ring.Size, Features))];
-        foreach ((HostAddress address, ulong length) in IsPacked ? descriptors : [])
-        {
-            if (Memory.TryFind(address, out GuestPhysicalAddress place))
-            {
-                written.Add((place, length));
-            }
-        }
-
-        return written;
-    }
-
-    // With an IOMMU ring addresses are IOVAs. Each part is needed whole: a ring may cross pages that are mapped one by one.
-    private bool TryTranslate(
-        Vring ring, VringAddresses addresses, List<(HostAddress Address, ulong Length)> descriptors, out RingAddresses resolved)
-    {
-        CheckSize(ring);
-        ring.Parts =
-        [
-            Part(ring, addresses.Descriptor, RingAddresses.DescriptorBytes(ring.Size)),
-            Part(ring, addresses.Available, RingAddresses.DriverBytes(ring.Size, Features)),
-            Part(ring, addresses.Used, RingAddresses.DeviceBytes(ring.Size, Features)),
-        ];
-        DmaAccess ofDescriptors = IsPacked ? DmaAccess.ReadWrite : DmaAccess.Read;
-        _iotlb.Table.Hold(ring, ring.Parts);
-        List<(HostAddress Address, ulong Length)> driver = [], device = [];
-        bool found = TryTranslate(ring.Parts[0], ofDescriptors, descriptors)
-            & TryTranslate(ring.Parts[1], DmaAccess.Read, driver)
-            & TryTranslate(ring.Parts[2], DmaAccess.Write, device);
-        ring.IsWaitingForTranslation = !found;
-        resolved = found ? Put(ring, descriptors, driver, device) : default;
-        return !found || resolved.IsAligned(Features)
-            ? found
-            : throw new VhostUserProtocolException(
-                $"a part of ring {ring.Index} is not aligned: {string.Join(", ", ring.Parts.Select(p => p.First))}");
-    }
-
-    private bool TryTranslate(IovaRange part, DmaAccess access, List<(HostAddress Address, ulong Length)> found)
-    {
-        Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
-        IovaRange rest = part;
-        while (true)
-        {
-            foreach (IotlbPiece piece in pieces[.._iotlb.Table.Snapshot.Lookup(rest, access, pieces)])
-            {
-                if (piece.Kind != TranslationStatus.Translated)
-                {
-                    // What may not be used so is reported, and waited for all the same: a driver sets rings up in any order.
-                    _iotlb.Ask([part], access);
-                    return false;
-                }
-
-                if (found.Count != 0 && found[^1].Address + found[^1].Length == piece.Host)
-                {
-                    found[^1] = (found[^1].Address, found[^1].Length + piece.Range.Length);
-                }
-                else
-                {
-                    found.Add((piece.Host, piece.Range.Length));
-                }
-
-                if (piece.Range.Last == part.Last)
-                {
-                    return true;
-                }
-
-                rest = new IovaRange(piece.Range.Last + 1, part.Last);
-            }
-        }
-    }
-
-    // A ring whose pages are not neighbours here gets a view in which they are, so that it needs no slower path. Where the kernel cannot
-    // make one, as of parts of huge pages, each access looks its page up.
-    private RingAddresses Put(
-        Vring ring,
-        List<(HostAddress Address, ulong Length)> descriptors,
-        List<(HostAddress Address, ulong Length)> driver,
-        List<(HostAddress Address, ulong Length)> device)
-    {
-        try
-        {
-            return new RingAddresses(InOnePiece(ring, descriptors), InOnePiece(ring, driver), InOnePiece(ring, device));
-        }
-        catch (LinuxException e)
-        {
-            ring.ForgetViews();
-            if (Area(ring.Parts[0], descriptors) is not { } first || Area(ring.Parts[1], driver) is not { } second
-                || Area(ring.Parts[2], device) is not { } third)
-            {
-                throw new VhostUserProtocolException(
-                    $"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces that do not end where pages do");
-            }
-
-            _log($"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces, and is slower for it: {e.Message}");
-            return RingAddresses.Scattered(first, second, third);
-        }
-    }
-
-    private static RingArea? Area(IovaRange part, List<(HostAddress Address, ulong Length)> pieces) =>
-        RingArea.TryOf(BusAddress.Of(part.First), CollectionsMarshal.AsSpan(pieces));
-
-    private HostAddress InOnePiece(Vring ring, List<(HostAddress Address, ulong Length)> pieces) => pieces.Count == 1
-        ? pieces[0].Address
-        : new HostAddress((ulong)ring.View(_mappings, [.. pieces.Select(p => ((nint)p.Address.Value, p.Length))]).Address);
-
     private static bool IsIn(Vring ring, IovaRange range) => Array.Exists(ring.Parts, p => p.Overlaps(range));
-
-    private static IovaRange Part(Vring ring, FrontendAddress address, uint length) =>
-        unchecked(address.Value + (length - 1)) >= address.Value
-            ? IovaRange.Of(new Iova(address.Value), length)
-            : throw new VhostUserProtocolException($"ring {ring.Index}: {length} bytes at {address} pass the end of the address space");
-
-    private void CheckSize(Vring ring)
-    {
-        if (!RingAddresses.IsValidSize(ring.Size, Features))
-        {
-            throw new VhostUserProtocolException(
-                $"ring {ring.Index} cannot have {ring.Size} entries: a split ring's number is a power of two");
-        }
-    }
-
-    private RingAddresses Resolve(Vring ring, VringAddresses addresses)
-    {
-        CheckSize(ring);
-        var resolved = new RingAddresses(
-            Find(ring, "descriptors", addresses.Descriptor, RingAddresses.DescriptorBytes(ring.Size)),
-            Find(ring, "driver area", addresses.Available, RingAddresses.DriverBytes(ring.Size, Features)),
-            Find(ring, "device area", addresses.Used, RingAddresses.DeviceBytes(ring.Size, Features)));
-        return resolved.IsAligned(Features)
-            ? resolved
-            : throw new VhostUserProtocolException($"a part of ring {ring.Index} is not aligned: {addresses.Descriptor}, " +
-                $"{addresses.Available}, {addresses.Used}");
-    }
-
-    private HostAddress Find(Vring ring, string part, FrontendAddress address, uint length) =>
-        Memory.TryFind(address, length, out HostAddress host)
-            ? host
-            : throw new VhostUserProtocolException(
-                $"ring {ring.Index}: the {part} at {address}, {length} bytes, is not inside one memory region");
 
     // A split ring itself says what was used. After a crash of an earlier back-end the front-end may not know, and this one uses
     // buffers in order: all before the used index are done, all after it are to be done.

@@ -67,7 +67,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
     }
 
     // Chains of one descriptor whose memory lies in one piece: nearly all that a network driver makes. Ends at the first one that is
-    // anything else, or not there. Its own small method for the sake of the registers.
+    // anything else, or not there.
     private void PeekPlain<TTranslator>(
         ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
         where TTranslator : struct, ITranslator

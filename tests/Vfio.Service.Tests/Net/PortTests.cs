@@ -9,6 +9,7 @@ public sealed class PortTests : IDisposable
 {
     private readonly string _directory = Directory.CreateTempSubdirectory("vfiopin-port-").FullName;
     private readonly List<string> _log = [];
+    private string? _lineThatThrows;
     private readonly Engine _engine;
 
     public PortTests() => _engine = new Engine(log: Note);
@@ -151,6 +152,23 @@ public sealed class PortTests : IDisposable
 
         // It may have met a listener that was about to go.
         Assert.IsGreaterThanOrEqualTo(3, Show("connects").Sessions);
+    }
+
+    [TestMethod]
+    public void A_fault_of_our_own_ends_the_session_and_not_the_port()
+    {
+        Add(Request("vm0"));
+        _lineThatThrows = "session ended: ";
+        using (UnixSocket wrong = UnixSocket.TryConnect(Path("vm0"), out _)!)
+        {
+            wrong.Send(new byte[12]);
+            PortGuest.Until(
+                () => Logged().Any(l => l.Contains("a fault in this program has ended the session", StringComparison.Ordinal)),
+                string.Join('\n', Logged()));
+        }
+
+        using var guest = new PortGuest(Path("vm0"));
+        Assert.IsTrue(guest.RoundTrip(1));
     }
 
     [TestMethod]
@@ -316,6 +334,19 @@ public sealed class PortTests : IDisposable
         lock (_log)
         {
             _log.Add(line);
+        }
+
+        if (_lineThatThrows is { } provoked && line.Contains(provoked, StringComparison.Ordinal))
+        {
+            throw new InvalidOperationException("provoked");
+        }
+    }
+
+    private string[] Logged()
+    {
+        lock (_log)
+        {
+            return [.. _log];
         }
     }
 }
