@@ -84,6 +84,12 @@ internal sealed class Backend : IDisposable
         return 0;
     }
 
+    /// <summary>Makes it stand still.</summary>
+    public void Pause() => Signals.Send(_process.Id, Signals.Stop);
+
+    /// <summary>Lets it go on.</summary>
+    public void Resume() => Signals.Send(_process.Id, Signals.Continue);
+
     public void Dispose()
     {
         _process.StandardInput.Close();

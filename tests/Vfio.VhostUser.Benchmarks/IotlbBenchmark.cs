@@ -6,25 +6,20 @@ using Vfio.Virtio;
 namespace Vfio.VhostUser.Benchmarks;
 
 /// <summary>tools/bench iotlb.</summary>
-/// <param name="time">Of each run.</param>
-/// <param name="rounds">Of all runs.</param>
+/// <param name="time">Of each cell in each round.</param>
+/// <param name="rounds">Of all cells.</param>
 /// <param name="mappings">The cells.</param>
 /// <param name="peer">What it is held against: a setting of our own back-end, or DPDK's.</param>
 /// <param name="watch">Tells in which state the processors are.</param>
 internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappings, BackendKind peer, LatencyWatch watch)
 {
-    private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(2);
-
-    // Short enough to lie between two moves of the host's.
-    private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(200);
-
     private static readonly (string Name, VirtioFeatures Features)[] Rings =
     [
         ("split", VirtioFeatures.Version1),
         ("packed", VirtioFeatures.Version1 | VirtioFeatures.RingPacked),
     ];
 
-    private readonly Dictionary<(string Ring, Mapping Mapping, string State, bool Peer), List<double>> _figures = [];
+    private readonly Dictionary<(string Ring, Mapping Mapping, string State), List<Turns>> _turns = [];
 
     public int Run(string? json)
     {
@@ -34,23 +29,22 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
             {
                 foreach (Mapping mapping in mappings)
                 {
-                    Measure(ring, features, mapping, peer);
-                    Measure(ring, features, mapping, BackendKind.Ours);
+                    Measure(ring, features, mapping);
                 }
             }
         }
 
         var cells = new JsonArray();
-        Console.Out.WriteLine($"{"mapping",-11} {"ring",-7} {"state",-5} {"peer Mpps",10} {"ours Mpps",10} {"ours/peer",10} {"of none",8} {"counts",9}");
+        Console.Out.WriteLine($"{"mapping",-11} {"ring",-7} {"state",-5} {"peer Mpps",10} {"ours Mpps",10} {"ours/peer",10} {"of none",8} {"turns",6}");
         foreach (string state in (string[])["near", "far"])
         {
             foreach ((string ring, _) in Rings)
             {
                 foreach (Mapping mapping in mappings)
                 {
-                    if (Cell(ring, mapping, state) is { } cell)
+                    if (_turns.TryGetValue((ring, mapping, state), out List<Turns>? turns))
                     {
-                        cells.Add(cell);
+                        cells.Add(Cell(ring, mapping, state, turns));
                     }
                 }
             }
@@ -74,28 +68,21 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         _ => "dynamic-32",
     };
 
-    private JsonObject? Cell(string ring, Mapping mapping, string state)
+    private static double Median(IEnumerable<double> values)
     {
-        List<double> Figures(Mapping m, bool isPeer) => _figures.GetValueOrDefault((ring, m, state, isPeer)) ?? [];
-        double? Median(Mapping m, bool isPeer)
-        {
-            List<double> figures = Figures(m, isPeer);
-            figures.Sort();
-            return figures.Count == 0 ? null : figures[figures.Count / 2];
-        }
+        double[] sorted = [.. values.Order()];
+        return sorted[sorted.Length / 2];
+    }
 
-        double? theirs = Median(mapping, true);
-        double? ours = Median(mapping, false);
-        double? none = Median(Mapping.None, false);
-        if (theirs is null || ours is null)
-        {
-            return null;
-        }
-
-        double? overNone = none is null ? null : ours / none;
+    // The ratios are medians of ratios of turns that followed each other, not ratios of medians.
+    private static JsonObject Cell(string ring, Mapping mapping, string state, List<Turns> turns)
+    {
+        double theirs = Median(turns.Select(t => t.Peer));
+        double ours = Median(turns.Select(t => t.Ours));
+        double overPeer = Median(turns.Select(t => t.Ours / t.Peer));
+        double overNone = Median(turns.Select(t => t.Ours / t.None));
         Console.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{Name(mapping),-11} {ring,-7} {state,-5} {theirs,10:F4} {ours,10:F4} {ours / theirs,10:F2} {overNone,8:F3} "
-            + $"{$"{Figures(mapping, true).Count}+{Figures(mapping, false).Count}",9}"));
+            $"{Name(mapping),-11} {ring,-7} {state,-5} {theirs,10:F4} {ours,10:F4} {overPeer,10:F2} {overNone,8:F3} {turns.Count,6}"));
         return new JsonObject
         {
             ["mapping"] = Name(mapping),
@@ -103,56 +90,67 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
             ["state"] = state,
             ["peer_mpps"] = theirs,
             ["ours_mpps"] = ours,
-            ["ours_over_peer"] = ours / theirs,
+            ["ours_over_peer"] = overPeer,
             ["over_no_iommu"] = overNone,
         };
     }
 
-    private void Measure(string ring, VirtioFeatures features, Mapping mapping, BackendKind kind)
+    private void Measure(string ring, VirtioFeatures features, Mapping mapping)
     {
-        var slices = new List<(double Begin, double End, double Mpps)>();
-        using var backend = new Backend(kind);
-        long asked = 0;
+        var slices = new List<(double Begin, double End, double Mpps)[]>();
+        string misses = string.Empty;
         Exception? failure = null;
         var thread = new Thread(() =>
         {
+            var contestants = new List<Contestant>();
             try
             {
                 new Processor(0).PinCurrentThread();
-                using var load = new LoadGenerator(backend.Socket, features, mapping);
-                // Both sides' code is compiled for good, and the IOTLB warm.
-                load.Run(WarmUp);
-                for (double end = LatencyWatch.Now + time.TotalSeconds; LatencyWatch.Now < end;)
+                contestants.Add(new Contestant(peer, features, mapping));
+                contestants.Add(new Contestant(BackendKind.Ours, features, mapping));
+                if (mapping != Mapping.None)
                 {
-                    slices.Add(load.Run(Slice));
+                    contestants.Add(new Contestant(BackendKind.Ours, features, Mapping.None));
                 }
 
-                load.Drain();
-                asked = load.Misses;
+                for (double end = LatencyWatch.Now + time.TotalSeconds; LatencyWatch.Now < end;)
+                {
+                    slices.Add([.. contestants.Select(c => c.Run())]);
+                }
+
+                misses = string.Join(", ", contestants.Select(c => $"{c.Kind} {c.Misses}"));
             }
             catch (Exception e) when (e is InvalidOperationException or LinuxException or VhostUserProtocolException)
             {
                 failure = e;
+            }
+            finally
+            {
+                contestants.ForEach(c => c.Dispose());
             }
         });
         thread.Start();
         thread.Join();
         if (failure is not null)
         {
-            throw new InvalidOperationException($"{Name(mapping)}, {kind}: {failure.Message}", failure);
+            throw new InvalidOperationException($"{Name(mapping)}, {ring}: {failure.Message}", failure);
         }
 
-        foreach ((double begin, double end, double mpps) in slices)
+        int counted = 0;
+        foreach ((double Begin, double End, double Mpps)[] turn in slices)
         {
-            if (watch.StateBetween(begin, end) is { } state)
+            if (watch.StateBetween(turn[0].Begin, turn[^1].End) is { } state)
             {
-                (string, Mapping, string, bool) key = (ring, mapping, state, kind != BackendKind.Ours);
-                _figures.TryAdd(key, []);
-                _figures[key].Add(mpps);
+                (string, Mapping, string) key = (ring, mapping, state);
+                _turns.TryAdd(key, []);
+                _turns[key].Add(new Turns(turn[0].Mpps, turn[1].Mpps, turn[^1].Mpps));
+                counted++;
             }
         }
 
-        Console.Error.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{Name(mapping)} {ring} {kind}: {string.Join(' ', slices.Select(s => $"{s.Mpps:F3}{watch.StateBetween(s.Begin, s.End)?[..1] ?? "?"}"))} Mpps, {asked} misses"));
+        Console.Error.WriteLine($"{Name(mapping)} {ring}: {counted} of {slices.Count} rounds of turns in one state; misses: {misses}");
     }
+
+    // What followed each other: the peer, ours, and ours without an IOMMU (where that is the cell itself, the same as ours).
+    private sealed record Turns(double Peer, double Ours, double None);
 }

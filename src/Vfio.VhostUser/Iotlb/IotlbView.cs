@@ -9,8 +9,8 @@ namespace Vfio.VhostUser;
 /// <see cref="GracePeriodReader"/>. Nothing here allocates or waits.</remarks>
 public sealed class IotlbView : IDisposable
 {
-    // The last hit of every page number modulo this: 64 KiB of them, which stay in the second-level cache.
-    private const int LastHits = 2048;
+    // Last hits by page: 64 KiB of them, which stay in the second-level cache.
+    private const int LastHitBits = 11;
     // What one burst can ask: as much as fits is asked now, the rest when the burst comes back.
     private const int MaxQuestions = 512;
     // Of one descriptor that is missing altogether: a gigabyte of it would be 262144 questions.
@@ -19,7 +19,7 @@ public sealed class IotlbView : IDisposable
     private readonly DeviceIotlb _iotlb;
     private readonly Sender _send;
     private readonly IIotlbAnswers? _answers;
-    private readonly LastHit[] _lastHits = new LastHit[LastHits];
+    private readonly LastHit[] _lastHits = new LastHit[1 << LastHitBits];
     private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions];
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
     private IotlbSnapshot _snapshot = IotlbSnapshot.Empty;
@@ -104,7 +104,7 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        ref LastHit last = ref _lastHits[(int)(unchecked((uint)(address.Value / IotlbQuestion.PageSize)) % LastHits)];
+        ref LastHit last = ref _lastHits[Place(address)];
         ulong offset = unchecked(address.Value - last.First);
         // One comparison for both: the same generation, and the access among what is allowed.
         if ((last.Key & (~3ul | (ulong)access)) == (_key | (ulong)access)
@@ -158,6 +158,11 @@ public sealed class IotlbView : IDisposable
         Misses = counters.Misses + Volatile.Read(ref _misses),
         AccessFailures = counters.AccessFailures + Volatile.Read(ref _accessFailures),
     };
+
+    // Fibonacci hashing (Knuth, TAOCP 6.4): the plain page number would have buffers at one place of many large pages meet in one entry.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static uint Place(Iova address) =>
+        (uint)(unchecked((address.Value / IotlbQuestion.PageSize) * 0x9E37_79B9_7F4A_7C15) >> (64 - LastHitBits));
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private TranslationStatus Search(

@@ -1,0 +1,74 @@
+using System.Diagnostics;
+using System.Runtime;
+using Vfio.Virtio;
+
+namespace Vfio.VhostUser.Benchmarks;
+
+/// <summary>A back-end with the guest that loads it. It stands still (SIGSTOP) but for its turns, so that several are measured in
+/// turn on the same two processors, a fifth of a second each, in one state of the machine.</summary>
+internal sealed class Contestant : IDisposable
+{
+    // The back-end's code, compiled in another process, takes about as long as this one's.
+    private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(2);
+    private static readonly TimeSpan Quiet = TimeSpan.FromSeconds(1);
+
+    // Enough to have the caches filled again.
+    private static readonly TimeSpan Settling = TimeSpan.FromMilliseconds(20);
+    private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(180);
+
+    private readonly Backend _backend;
+    private readonly LoadGenerator _load;
+
+    /// <summary>Starts it, and lets it run until both sides' code is compiled for good and the IOTLB is warm.</summary>
+    public Contestant(BackendKind kind, VirtioFeatures features, Mapping mapping)
+    {
+        Kind = kind;
+        _backend = new Backend(kind);
+        try
+        {
+            _load = new LoadGenerator(_backend.Socket, features, mapping);
+            _load.Run(WarmUp);
+            var quiet = Stopwatch.StartNew();
+            for (long compiled = -1; quiet.Elapsed < Quiet;)
+            {
+                _load.Run(Settling);
+                if (JitInfo.GetCompiledMethodCount() is var now && now != compiled)
+                {
+                    compiled = now;
+                    quiet.Restart();
+                }
+            }
+
+            _load.Drain();
+            _backend.Pause();
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    public BackendKind Kind { get; }
+
+    public long Misses => _load.Misses;
+
+    /// <summary>One turn.</summary>
+    /// <returns>When it began and ended, and millions of frames a second.</returns>
+    public (double Begin, double End, double Mpps) Run()
+    {
+        _backend.Resume();
+        _load.Run(Settling);
+        (double Begin, double End, double Mpps) slice = _load.Run(Slice);
+        _load.Drain();
+        _backend.Pause();
+        return slice;
+    }
+
+    public void Dispose()
+    {
+        _backend.Resume();
+        _load?.Dispose();
+        _backend.Dispose();
+    }
+}
