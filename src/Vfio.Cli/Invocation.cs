@@ -95,7 +95,7 @@ internal sealed class Invocation : IDisposable
 
     /// <summary>Prints a result: as JSON, or as the text that <paramref name="text"/> makes of it; on standard error where
     /// standard output carries data.</summary>
-    public void Show<T>(T value, JsonTypeInfo<T> json, Action<T, TextView> text, bool toError = false)
+    public void Show<T>(T value, Func<ServiceJson, JsonTypeInfo<T>> json, Action<T, TextView> text, bool toError = false)
     {
         TextWriter output = toError ? Environment.Error : Environment.Out;
         if (Json)
@@ -103,7 +103,7 @@ internal sealed class Invocation : IDisposable
             using var stream = new MemoryStream();
             using (var writer = new Utf8JsonWriter(stream, new JsonWriterOptions { Indented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
             {
-                JsonSerializer.Serialize(writer, value, json);
+                JsonSerializer.Serialize(writer, value, json(ServiceJson.Default));
             }
 
             output.WriteLine(System.Text.Encoding.UTF8.GetString(stream.GetBuffer(), 0, (int)stream.Length));

@@ -23,8 +23,8 @@ public static class DaemonOperations
     /// <summary>Says who serves.</summary>
     public static Operation<NoParameters, DaemonInfo> Info { get; } = new(
         "daemon.info",
-        ServiceJson.Default.NoParameters,
-        ServiceJson.Default.DaemonInfo,
+        static json => json.NoParameters,
+        static json => json.DaemonInfo,
         static (engine, _, _) => new DaemonInfo(
             typeof(DaemonOperations).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion ?? "unknown",
             Environment.ProcessId,

@@ -43,7 +43,7 @@ internal static class BlkVerbs
         {
             using IControl control = Control(run, run.Get(pool));
             BlockInfo info = run.Call(control, BlockOperations.Info, new BlockQuery(run.Get(device)) { Pool = run.Get(pool) });
-            run.Show(info, ServiceJson.Default.BlockInfo, (i, view) => view.List(
+            run.Show(info, static json => json.BlockInfo, (i, view) => view.List(
             [
                 ("device", i.Device.ToString()),
                 ("size", string.Create(CultureInfo.InvariantCulture, $"{SizeText.Of(i.Bytes)} ({i.Bytes} bytes)")),
@@ -142,7 +142,7 @@ internal static class BlkVerbs
     {
         run.Show(
             result,
-            ServiceJson.Default.BlockTransferResult,
+            static json => json.BlockTransferResult,
             (r, view) =>
             {
                 var lines = new List<(string, string)>

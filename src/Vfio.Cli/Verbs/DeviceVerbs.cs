@@ -39,7 +39,7 @@ internal static class DeviceVerbs
                 var bus = new PciBus(run.Environment.Sysfs);
                 PciDevice device = bus.Get(run.Get(address));
                 IommuGroup? group = device.IommuGroup is int number ? bus.GetGroup(number) : null;
-                run.Show(DeviceDetail.Of(device, group), ServiceJson.Default.DeviceDetail, (detail, view) =>
+                run.Show(DeviceDetail.Of(device, group), static json => json.DeviceDetail, (detail, view) =>
                 {
                     view.List(
                     [
@@ -97,7 +97,7 @@ internal static class DeviceVerbs
         new(new PciBus(run.Environment.Sysfs), run.Environment.StateDirectory);
 
     private static void ShowDevices(Invocation run, IReadOnlyList<PciDevice> devices) =>
-        run.Show([.. devices.Select(DeviceInfo.Of)], ServiceJson.Default.DeviceInfoArray, (rows, view) => view.Table(
+        run.Show([.. devices.Select(DeviceInfo.Of)], static json => json.DeviceInfoArray, (rows, view) => view.Table(
             ["ADDRESS", "ID", "CLASS", "VIRTIO", "DRIVER", "GROUP", "NODE"],
             rows.Select(d => new[]
             {

@@ -25,7 +25,7 @@ internal static class DirtyVerbs
         {
             using IControl control = run.Daemon();
             var request = new DirtyRequest(run.Get(name), kernel is not null && run.Get(kernel));
-            run.Show(run.Call(control, operation, request), ServiceJson.Default.DirtyInfo, Show);
+            run.Show(run.Call(control, operation, request), static json => json.DirtyInfo, Show);
             return Vfiopin.Done;
         });
     }
@@ -60,7 +60,7 @@ internal static class DirtyVerbs
                 var request = new ExportRequest(run.Get(name), run.Get(kernel), run.Get(isBase), run.Get(since));
                 ExportInfo info = run.Call(control, DirtyOperations.Export, request, file.Descriptor);
                 file.Commit();
-                run.Show(info, ServiceJson.Default.ExportInfo, (e, view) => view.List(
+                run.Show(info, static json => json.ExportInfo, (e, view) => view.List(
                 [
                     ("export", e.Id.ToString()),
                     ("follows", e.Follows?.ToString() ?? "nothing: it is a base"),

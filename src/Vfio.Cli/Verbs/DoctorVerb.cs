@@ -19,7 +19,7 @@ internal static class DoctorVerb
             run =>
             {
                 DoctorReport report = new Doctor(run.Environment.Kernel, run.Environment.Sysfs).Examine(run.Get(address), run.Get(size));
-                run.Show(report, ServiceJson.Default.DoctorReport, Show);
+                run.Show(report, static json => json.DoctorReport, Show);
                 return report.Worst == FindingStatus.Failure ? Vfiopin.Failed : Vfiopin.Done;
             });
     }

@@ -31,7 +31,7 @@ internal static class NetVerbs
         {
             using IControl control = Control(run, run.Get(pool));
             CardInfo info = run.Call(control, CardOperations.Info, new CardQuery(run.Get(device)) { Pool = run.Get(pool) });
-            run.Show(info, ServiceJson.Default.CardInfo, (i, view) => view.List(
+            run.Show(info, static json => json.CardInfo, (i, view) => view.List(
             [
                 ("device", i.Device.ToString()),
                 ("address", i.Mac ?? "-"),
@@ -96,7 +96,7 @@ internal static class NetVerbs
                 request = run.Get(pageSizes) is { } list ? request with { PageSizes = Pages(list) } : request;
                 using IControl control = Control(run, request.Pool);
                 CardResult result = run.Call(control, CardOperations.Forward, request);
-                run.Show(result, ServiceJson.Default.CardResult, ShowResult);
+                run.Show(result, static json => json.CardResult, ShowResult);
                 return result.Check is { Wrong: > 0 } or { Missing: > 0 } ? Vfiopin.Failed : Vfiopin.Done;
             });
     }

@@ -35,7 +35,7 @@ internal static class PoolVerbs
             {
                 using IControl control = run.DaemonOrLocal();
                 PoolPlanInfo plan = run.Call(control, PoolOperations.Plan, shape.Request(run, "plan"));
-                run.Show(plan, ServiceJson.Default.PoolPlanInfo, ShowPlan);
+                run.Show(plan, static json => json.PoolPlanInfo, ShowPlan);
                 return plan.CanWork ? Vfiopin.Done : Vfiopin.Failed;
             });
     }
@@ -52,7 +52,7 @@ internal static class PoolVerbs
             run =>
             {
                 using IControl control = run.Daemon();
-                run.Show(run.Call(control, PoolOperations.Create, shape.Request(run, run.Get(name))), ServiceJson.Default.PoolInfo, ShowPool);
+                run.Show(run.Call(control, PoolOperations.Create, shape.Request(run, run.Get(name))), static json => json.PoolInfo, ShowPool);
                 return Vfiopin.Done;
             });
     }
@@ -65,7 +65,7 @@ internal static class PoolVerbs
         run =>
         {
             using IControl control = run.Daemon();
-            run.Show(run.Call(control, PoolOperations.List, NoParameters.Instance), ServiceJson.Default.PoolInfoArray, (pools, view) =>
+            run.Show(run.Call(control, PoolOperations.List, NoParameters.Instance), static json => json.PoolInfoArray, (pools, view) =>
                 view.Table(["POOL", "SIZE", "PAGES", "MAPS", "IN USE", "DEVICES"], pools.Select(p => new[]
                 {
                     p.Name, SizeText.Of(p.Size), Pages(p), Text(p.EntriesUsed), SizeText.Of(p.BytesInUse), string.Join(' ', p.Devices),
@@ -79,7 +79,7 @@ internal static class PoolVerbs
         return verbs.Verb("show", "Shows a pool with its segments", ["vfiopin pool show demo"], [name], run =>
         {
             using IControl control = run.Daemon();
-            run.Show(run.Call(control, PoolOperations.Show, new PoolName(run.Get(name))), ServiceJson.Default.PoolInfo, ShowPool);
+            run.Show(run.Call(control, PoolOperations.Show, new PoolName(run.Get(name))), static json => json.PoolInfo, ShowPool);
             return Vfiopin.Done;
         });
     }
@@ -92,7 +92,7 @@ internal static class PoolVerbs
         {
             using IControl control = run.Daemon();
             var change = new PoolChange(run.Get(name), run.Get(by) ?? 0);
-            run.Show(run.Call(control, operation, change), ServiceJson.Default.PoolInfo, ShowPool);
+            run.Show(run.Call(control, operation, change), static json => json.PoolInfo, ShowPool);
             return Vfiopin.Done;
         });
     }
@@ -115,7 +115,7 @@ internal static class PoolVerbs
                     chain.AddRange(run.Get(files).Select(f => DataFile.Input(f, run.Environment, DirtyOperations.RestoreNeedsFile)));
                     FileDescriptor[] descriptors = [.. chain.Select(f => f.Descriptor)];
                     run.Show(
-                        run.Call(control, DirtyOperations.Restore, new PoolName(run.Get(name)), descriptors), ServiceJson.Default.PoolInfo, ShowPool);
+                        run.Call(control, DirtyOperations.Restore, new PoolName(run.Get(name)), descriptors), static json => json.PoolInfo, ShowPool);
                 }
                 finally
                 {
@@ -134,7 +134,7 @@ internal static class PoolVerbs
             using IControl control = run.Daemon();
             run.Show(
                 run.Call(control, PoolOperations.Destroy, new PoolName(run.Get(name))),
-                ServiceJson.Default.PoolName,
+                static json => json.PoolName,
                 (pool, view) => view.Line($"destroyed {pool.Name}"));
             return Vfiopin.Done;
         });

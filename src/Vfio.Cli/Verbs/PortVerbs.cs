@@ -57,7 +57,7 @@ internal static class PortVerbs
                 using IControl control = run.Daemon();
                 using FileDescriptor? inherited = number is null ? null : new FileDescriptor(LinuxKernel.Instance, number.Value);
                 run.Show(
-                    run.Call(control, PortOperations.Add, request, inherited is null ? [] : [inherited]), ServiceJson.Default.PortInfo, ShowPort);
+                    run.Call(control, PortOperations.Add, request, inherited is null ? [] : [inherited]), static json => json.PortInfo, ShowPort);
                 return Vfiopin.Done;
             });
     }
@@ -70,7 +70,7 @@ internal static class PortVerbs
         run =>
         {
             using IControl control = run.Daemon();
-            run.Show(run.Call(control, PortOperations.List, NoParameters.Instance), ServiceJson.Default.PortInfoArray, (ports, view) =>
+            run.Show(run.Call(control, PortOperations.List, NoParameters.Instance), static json => json.PortInfoArray, (ports, view) =>
                 view.Table(["PORT", "STATE", "FORWARD", "PEER", "QUEUES", "SESSIONS", "FROM GUEST", "TO GUEST", "DROPPED"], ports.Select(p => new[]
                 {
                     p.Name, Word(p.State), Word(p.Forward), p.Peer ?? "-", Text(p.Queues), Text(p.Sessions), Text(p.FromGuest.Frames),
@@ -85,7 +85,7 @@ internal static class PortVerbs
         return verbs.Verb(verb, description, [$"vfiopin port {verb} vm0"], [name], run =>
         {
             using IControl control = run.Daemon();
-            run.Show(run.Call(control, operation, new PortName(run.Get(name))), ServiceJson.Default.PortInfo, ShowPort);
+            run.Show(run.Call(control, operation, new PortName(run.Get(name))), static json => json.PortInfo, ShowPort);
             return Vfiopin.Done;
         });
     }

@@ -10,15 +10,15 @@ public static class BlockOperations
 {
     /// <summary>Says what a device is like.</summary>
     public static Operation<BlockQuery, BlockInfo> Info { get; } = new(
-        "blk.info", ServiceJson.Default.BlockQuery, ServiceJson.Default.BlockInfo, ShowInfo);
+        "blk.info", static json => json.BlockQuery, static json => json.BlockInfo, ShowInfo);
 
     /// <summary>Reads from a device by DMA into a pool, and hands the data on.</summary>
     public static Operation<BlockTransferRequest, BlockTransferResult> Read { get; } = new(
-        "blk.read", ServiceJson.Default.BlockTransferRequest, ServiceJson.Default.BlockTransferResult, RunRead);
+        "blk.read", static json => json.BlockTransferRequest, static json => json.BlockTransferResult, RunRead);
 
     /// <summary>Writes data to a device by DMA out of a pool, and flushes it.</summary>
     public static Operation<BlockTransferRequest, BlockTransferResult> Write { get; } = new(
-        "blk.write", ServiceJson.Default.BlockTransferRequest, ServiceJson.Default.BlockTransferResult, RunWrite);
+        "blk.write", static json => json.BlockTransferRequest, static json => json.BlockTransferResult, RunWrite);
 
     private static BlockInfo ShowInfo(Engine engine, BlockQuery query, OperationContext context)
     {

@@ -13,11 +13,11 @@ public static class CardOperations
 
     /// <summary>Says what a card is like.</summary>
     public static Operation<CardQuery, CardInfo> Info { get; } = new(
-        "net.info", ServiceJson.Default.CardQuery, ServiceJson.Default.CardInfo, ShowInfo);
+        "net.info", static json => json.CardQuery, static json => json.CardInfo, ShowInfo);
 
     /// <summary>Drives a card: takes frames, makes them, or sends them back. When it is cancelled it ends, and tells what it did.</summary>
     public static Operation<CardRequest, CardResult> Forward { get; } = new(
-        "net.forward", ServiceJson.Default.CardRequest, ServiceJson.Default.CardResult, RunForward);
+        "net.forward", static json => json.CardRequest, static json => json.CardResult, RunForward);
 
     private static CardInfo ShowInfo(Engine engine, CardQuery query, OperationContext context)
     {

@@ -29,6 +29,8 @@ public sealed class Operation<TParameters, TResult> : Operation
     where TResult : class
 {
     private readonly Func<Engine, TParameters, OperationContext, TResult> _handler;
+    private readonly Func<ServiceJson, JsonTypeInfo<TParameters>> _parameters;
+    private readonly Func<ServiceJson, JsonTypeInfo<TResult>> _result;
 
     /// <summary>Defines an operation.</summary>
     /// <param name="method">Its name in JSON-RPC.</param>
@@ -37,21 +39,23 @@ public sealed class Operation<TParameters, TResult> : Operation
     /// <param name="handler">What it does.</param>
     public Operation(
         string method,
-        JsonTypeInfo<TParameters> parameters,
-        JsonTypeInfo<TResult> result,
+        Func<ServiceJson, JsonTypeInfo<TParameters>> parameters,
+        Func<ServiceJson, JsonTypeInfo<TResult>> result,
         Func<Engine, TParameters, OperationContext, TResult> handler)
         : base(method)
     {
-        ParametersJson = parameters;
-        ResultJson = result;
+        _parameters = parameters;
+        _result = result;
         _handler = handler;
     }
 
+    // Asked for only when something is written: to make it compiles hundreds of small methods, and a command needs one or two of them.
+
     /// <summary>How the parameters are written.</summary>
-    public JsonTypeInfo<TParameters> ParametersJson { get; }
+    public JsonTypeInfo<TParameters> ParametersJson => _parameters(ServiceJson.Default);
 
     /// <summary>How the result is written; also for <c>-o json</c>.</summary>
-    public JsonTypeInfo<TResult> ResultJson { get; }
+    public JsonTypeInfo<TResult> ResultJson => _result(ServiceJson.Default);
 
     /// <summary>Runs the operation.</summary>
     /// <param name="engine">The engine.</param>

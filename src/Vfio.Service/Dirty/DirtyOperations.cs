@@ -69,7 +69,7 @@ public static class DirtyOperations
 
     /// <summary>Counts from now on, and starts the kernel's tracking where that is wanted.</summary>
     public static Operation<DirtyRequest, DirtyInfo> Start { get; } = new(
-        "dirty.start", ServiceJson.Default.DirtyRequest, ServiceJson.Default.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty start", pool =>
+        "dirty.start", static json => json.DirtyRequest, static json => json.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty start", pool =>
         {
             DirtyTracker tracker = Tracker(pool);
             if (request.Kernel && !tracker.KernelIsTracking)
@@ -83,7 +83,7 @@ public static class DirtyOperations
 
     /// <summary>Stops the kernel's tracking and forgets the marks.</summary>
     public static Operation<DirtyRequest, DirtyInfo> Stop { get; } = new(
-        "dirty.stop", ServiceJson.Default.DirtyRequest, ServiceJson.Default.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty stop", pool =>
+        "dirty.stop", static json => json.DirtyRequest, static json => json.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty stop", pool =>
         {
             DirtyTracker tracker = Tracker(pool);
             if (tracker.KernelIsTracking)
@@ -97,7 +97,7 @@ public static class DirtyOperations
 
     /// <summary>Shows the written pages, which stay marked.</summary>
     public static Operation<DirtyRequest, DirtyInfo> Look { get; } = new(
-        "dirty.show", ServiceJson.Default.DirtyRequest, ServiceJson.Default.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty show", pool =>
+        "dirty.show", static json => json.DirtyRequest, static json => json.DirtyInfo, static (engine, request, _) => On(engine, request.Name, "dirty show", pool =>
         {
             DirtyTracker tracker = Tracker(pool);
             return Show(pool, request.Kernel ? tracker.Peek(Sources(kernel: true)) : tracker.Peek());
@@ -105,7 +105,7 @@ public static class DirtyOperations
 
     /// <summary>Writes a base, or what changed since the last export.</summary>
     public static Operation<ExportRequest, ExportInfo> Export { get; } = new(
-        "dirty.export", ServiceJson.Default.ExportRequest, ServiceJson.Default.ExportInfo, static (engine, request, context) => On(engine, request.Name, "dirty export", pool =>
+        "dirty.export", static json => json.ExportRequest, static json => json.ExportInfo, static (engine, request, context) => On(engine, request.Name, "dirty export", pool =>
         {
             using FileStream file = FileOf(context, 0, FileAccess.Write, ExportNeedsFile);
             PoolExportHeader header = request.Base
@@ -116,7 +116,7 @@ public static class DirtyOperations
 
     /// <summary>Puts a chain of exports back into a pool that nobody uses. The files go along with the call, the base first.</summary>
     public static Operation<PoolName, PoolInfo> Restore { get; } = new(
-        "pool.restore", ServiceJson.Default.PoolName, ServiceJson.Default.PoolInfo, static (engine, request, context) =>
+        "pool.restore", static json => json.PoolName, static json => json.PoolInfo, static (engine, request, context) =>
         {
             EnginePool pool = engine.GetPool(request.Name);
             List<FileStream> chain = [];

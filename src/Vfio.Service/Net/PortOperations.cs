@@ -10,28 +10,28 @@ public static class PortOperations
     /// <summary>Adds a port.</summary>
     public static Operation<PortRequest, PortInfo> Add { get; } = new(
         "port.add",
-        ServiceJson.Default.PortRequest,
-        ServiceJson.Default.PortInfo,
+        static json => json.PortRequest,
+        static json => json.PortInfo,
         static (engine, request, context) => engine.Ports.Add(request, context));
 
     /// <summary>Lists the ports.</summary>
     public static Operation<NoParameters, PortInfo[]> List { get; } = new(
         "port.list",
-        ServiceJson.Default.NoParameters,
-        ServiceJson.Default.PortInfoArray,
+        static json => json.NoParameters,
+        static json => json.PortInfoArray,
         static (engine, _, _) => engine.Ports.List());
 
     /// <summary>Shows a port.</summary>
     public static Operation<PortName, PortInfo> Show { get; } = new(
         "port.show",
-        ServiceJson.Default.PortName,
-        ServiceJson.Default.PortInfo,
+        static json => json.PortName,
+        static json => json.PortInfo,
         static (engine, port, _) => engine.Ports.Get(port.Name));
 
     /// <summary>Ends a port's session, removes the port and gives its memory back; shows what it did until then.</summary>
     public static Operation<PortName, PortInfo> Remove { get; } = new(
         "port.remove",
-        ServiceJson.Default.PortName,
-        ServiceJson.Default.PortInfo,
+        static json => json.PortName,
+        static json => json.PortInfo,
         static (engine, port, _) => engine.Ports.Remove(port.Name));
 }

@@ -58,7 +58,7 @@ public static class AttachOperations
     /// <summary>Hands the pool's memory and its devices to the caller, who has them as long as the session lasts: the pool is not
     /// destroyed and its devices are nobody else's meanwhile. The numbers in the result count the descriptors that come along.</summary>
     public static Operation<PoolName, AttachLayout> Attach { get; } = new(
-        "pool.attach", ServiceJson.Default.PoolName, ServiceJson.Default.AttachLayout, Run);
+        "pool.attach", static json => json.PoolName, static json => json.AttachLayout, Run);
 
     private static AttachLayout Run(Engine engine, PoolName request, OperationContext context)
     {

@@ -15,50 +15,50 @@ public static class PoolOperations
     /// <summary>Says what making a pool would do.</summary>
     public static Operation<PoolRequest, PoolPlanInfo> Plan { get; } = new(
         "pool.plan",
-        ServiceJson.Default.PoolRequest,
-        ServiceJson.Default.PoolPlanInfo,
+        static json => json.PoolRequest,
+        static json => json.PoolPlanInfo,
         static (engine, request, context) => engine.PlanPool(request, context));
 
     /// <summary>Makes a pool.</summary>
     public static Operation<PoolRequest, PoolInfo> Create { get; } = new(
         "pool.create",
-        ServiceJson.Default.PoolRequest,
-        ServiceJson.Default.PoolInfo,
+        static json => json.PoolRequest,
+        static json => json.PoolInfo,
         static (engine, request, context) => PoolInfo.Of(engine.CreatePool(request, context)));
 
     /// <summary>Lists the pools.</summary>
     public static Operation<NoParameters, PoolInfo[]> List { get; } = new(
         "pool.list",
-        ServiceJson.Default.NoParameters,
-        ServiceJson.Default.PoolInfoArray,
+        static json => json.NoParameters,
+        static json => json.PoolInfoArray,
         static (engine, _, _) => [.. engine.Pools.Select(PoolInfo.Of)]);
 
     /// <summary>Shows a pool.</summary>
     public static Operation<PoolName, PoolInfo> Show { get; } = new(
         "pool.show",
-        ServiceJson.Default.PoolName,
-        ServiceJson.Default.PoolInfo,
+        static json => json.PoolName,
+        static json => json.PoolInfo,
         static (engine, pool, _) => PoolInfo.Of(engine.GetPool(pool.Name)));
 
     /// <summary>Adds memory to a pool.</summary>
     public static Operation<PoolChange, PoolInfo> Grow { get; } = new(
         "pool.grow",
-        ServiceJson.Default.PoolChange,
-        ServiceJson.Default.PoolInfo,
+        static json => json.PoolChange,
+        static json => json.PoolInfo,
         static (engine, change, _) => engine.ChangePool(change.Name, "pool grow", PoolShare.Lent, pool => pool.Grow(change.Bytes)));
 
     /// <summary>Takes memory off a pool.</summary>
     public static Operation<PoolChange, PoolInfo> Shrink { get; } = new(
         "pool.shrink",
-        ServiceJson.Default.PoolChange,
-        ServiceJson.Default.PoolInfo,
+        static json => json.PoolChange,
+        static json => json.PoolInfo,
         static (engine, change, _) => engine.ChangePool(change.Name, "pool shrink", PoolShare.Cuts, pool => pool.Shrink(change.Bytes)));
 
     /// <summary>Unpins a pool and gives its memory back; closes its devices when it was the last that they reach.</summary>
     public static Operation<PoolName, PoolName> Destroy { get; } = new(
         "pool.destroy",
-        ServiceJson.Default.PoolName,
-        ServiceJson.Default.PoolName,
+        static json => json.PoolName,
+        static json => json.PoolName,
         static (engine, pool, _) =>
         {
             engine.DestroyPool(pool.Name);
