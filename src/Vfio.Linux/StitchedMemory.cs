@@ -65,18 +65,29 @@ public sealed unsafe class StitchedMemory : IDisposable
             throw new LinuxException("mmap", errno, $"{reserved} bytes of address space");
         }
 
+        nint next = reservation + (nint)Page;
+        ulong lost = 0;
         try
         {
-            nint next = reservation + (nint)Page;
             foreach ((nint address, ulong length) in pieces)
             {
                 ulong first = AlignDown((ulong)address);
                 ulong bytes = AlignUp((ulong)address + length) - first;
-                // mremap(2): an old size of 0 leaves a shared mapping where it is and maps its pages a second time. The target is
-                // our own reservation, total bytes of it in all.
-                if (LibC.mremap((nint)first, 0, (nuint)bytes, Mman.MREMAP_MAYMOVE | Mman.MREMAP_FIXED, next) == -1)
+                // mremap(2): an old size of 0 leaves a shared mapping where it is and maps its pages a second time. Somewhere first, where
+                // a piece of which that cannot be had (private, or of larger pages) does no harm.
+                nint copy = LibC.mremap((nint)first, 0, (nuint)bytes, Mman.MREMAP_MAYMOVE, 0);
+                if (copy == -1)
                 {
                     throw new LinuxException("mremap", (Errno)LibC.errno, $"{bytes} bytes at 0x{first:x}");
+                }
+
+                // The target is our own reservation, total bytes of it in all.
+                if (LibC.mremap(copy, (nuint)bytes, (nuint)bytes, Mman.MREMAP_MAYMOVE | Mman.MREMAP_FIXED, next) == -1)
+                {
+                    var errno = (Errno)LibC.errno;
+                    lost = bytes;
+                    _ = LibC.munmap(copy, (nuint)bytes);
+                    throw new LinuxException("mremap", errno, $"{bytes} bytes to 0x{next:x}");
                 }
 
                 next += (nint)bytes;
@@ -91,7 +102,11 @@ public sealed unsafe class StitchedMemory : IDisposable
         }
         catch
         {
-            _ = LibC.munmap(reservation, reserved);
+            // A move that fails has taken away what was at its target (mremap_to), and another thread may have mapped something there since:
+            // that part is not ours any more.
+            nint rest = next + (nint)lost;
+            _ = LibC.munmap(reservation, (nuint)(next - reservation));
+            _ = LibC.munmap(rest, reserved - (nuint)(rest - reservation));
             owner.Refund(room);
             throw;
         }

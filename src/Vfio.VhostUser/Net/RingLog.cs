@@ -10,12 +10,14 @@ internal sealed class RingLog
     private readonly DirtyLog _log;
     private readonly (GuestPhysicalAddress First, GuestPhysicalAddress Last)[] _pending =
         new (GuestPhysicalAddress, GuestPhysicalAddress)[CacheSize];
+    private readonly (GuestPhysicalAddress Address, ulong Length)[] _areas;
     private int _count;
 
     public RingLog(VringConfiguration ring)
     {
         _ring = ring;
         _log = ring.Log!;
+        _areas = [.. ring.LoggedAreas];
     }
 
     /// <summary>Notes that a piece of guest memory was written.</summary>
@@ -60,7 +62,7 @@ internal sealed class RingLog
     /// <summary>Marks the parts of the ring that the device writes, all of them: they are a few pages.</summary>
     public void MarkUsed()
     {
-        foreach ((GuestPhysicalAddress address, ulong length) in _ring.LoggedAreas)
+        foreach ((GuestPhysicalAddress address, ulong length) in _areas)
         {
             _log.Mark(address, length);
         }

@@ -4,24 +4,25 @@ namespace Vfio.VhostUser;
 
 /// <summary>Where a ring is in this process.</summary>
 /// <param name="Addresses">Its parts.</param>
-/// <param name="Descriptors">The pieces of its descriptor area where the device writes there (packed); else none.</param>
-/// <param name="DeviceBytes">Bytes of its device area.</param>
-internal sealed record RingPlace(RingAddresses Addresses, List<(HostAddress Address, ulong Length)> Descriptors, uint DeviceBytes)
+/// <param name="Written">The pieces that the device writes, as far as the log is told by where they are.</param>
+/// <param name="WrittenAtLog">Bytes that the device writes and the front-end has told where to log; 0 behind an IOMMU.</param>
+internal sealed record RingPlace(RingAddresses Addresses, List<(HostAddress Address, ulong Length)> Written, uint WrittenAtLog)
 {
     /// <summary>The parts that the device writes, as the guest numbers them.</summary>
-    // "log_guest_addr should be used to calculate the log offset" of the used ring. For a packed ring nothing says what that
-    // address covers, while the device writes the descriptor ring as well: those pages are marked by where they are.
-    public IReadOnlyList<(GuestPhysicalAddress Address, ulong Length)> Written(GuestPhysicalAddress used, GuestMemory memory)
+    // "log_guest_addr should be used to calculate the log offset" of the used ring. For a packed ring nothing says what that address
+    // covers, while the device writes the descriptor ring as well: those pages are marked by where they are. Behind an IOMMU the
+    // address may be an IOVA (as DPDK takes it), and the pages need not be neighbours: there all are.
+    public IReadOnlyList<(GuestPhysicalAddress Address, ulong Length)> LoggedAreas(GuestPhysicalAddress log, GuestMemory memory)
     {
-        List<(GuestPhysicalAddress Address, ulong Length)> written = [(used, DeviceBytes)];
-        foreach ((HostAddress address, ulong length) in Descriptors)
+        List<(GuestPhysicalAddress Address, ulong Length)> logged = WrittenAtLog == 0 ? [] : [(log, WrittenAtLog)];
+        foreach ((HostAddress address, ulong length) in Written)
         {
             if (memory.TryFind(address, out GuestPhysicalAddress place))
             {
-                written.Add((place, length));
+                logged.Add((place, length));
             }
         }
 
-        return written;
+        return logged;
     }
 }

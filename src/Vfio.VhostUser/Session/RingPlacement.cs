@@ -62,7 +62,7 @@ internal sealed class RingPlacement(SessionIotlb iotlb, PeerMappings mappings, A
             & TryTranslate(ring.Parts[2], DmaAccess.Write, device);
         ring.IsWaitingForTranslation = !found;
         return found
-            ? new RingPlace(Put(ring, descriptors, driver, device), isPacked ? descriptors : [], RingAddresses.DeviceBytes(ring.Size, features))
+            ? new RingPlace(Put(ring, descriptors, driver, device), isPacked ? [.. device, .. descriptors] : device, 0)
             : null;
     }
 
@@ -122,7 +122,13 @@ internal sealed class RingPlacement(SessionIotlb iotlb, PeerMappings mappings, A
                     $"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces that do not end where pages do");
             }
 
-            log($"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces, and is slower for it: {e.Message}");
+            if (!ring.IsKnownScattered)
+            {
+                // Once: it starts again each time that its translations change.
+                ring.IsKnownScattered = true;
+                log($"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces, and is slower for it: {e.Message}");
+            }
+
             return RingAddresses.Scattered(first, second, third);
         }
     }

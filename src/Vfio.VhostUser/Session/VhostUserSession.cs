@@ -198,8 +198,9 @@ public sealed class VhostUserSession : IDisposable
 
             left |= !Settle(waits: false);
         }
-        catch (Exception e) when (e is VhostUserProtocolException or LinuxException or TimeoutException)
+        catch (Exception e) when (e is not OutOfMemoryException)
         {
+            // Whatever it is, it is thrown again where a session's failures are dealt with.
             _failureOfPoller = ExceptionDispatchInfo.Capture(e);
             left = true;
         }

@@ -37,6 +37,9 @@ internal sealed class Vring(int index) : IDisposable
     /// <summary>Where its parts are for the driver's IOMMU, while it runs or waits; empty without one.</summary>
     public IovaRange[] Parts { get; set; } = [];
 
+    /// <summary>It was said that it is scattered.</summary>
+    public bool IsKnownScattered { get; set; }
+
     /// <summary>Its view of the IOTLB, while it runs; null without one.</summary>
     public IotlbView? Iotlb { get; set; }
 
@@ -82,6 +85,7 @@ internal sealed class Vring(int index) : IDisposable
         IsStarted = false;
         IsEnabled = false;
         IsWaitingForTranslation = false;
+        IsKnownScattered = false;
         Parts = [];
         Dispose();
     }

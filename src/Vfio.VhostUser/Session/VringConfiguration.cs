@@ -17,7 +17,7 @@ public sealed record VringConfiguration
     /// <summary>What was negotiated, with the bits of the device type.</summary>
     public required VirtioFeatures Features { get; init; }
 
-    /// <summary>Where the ring is here.</summary>
+    /// <summary>Where the ring is here. It may be scattered (<see cref="RingAddresses.IsScattered"/>).</summary>
     public required RingAddresses Addresses { get; init; }
 
     /// <summary>The memory that its buffers lie in.</summary>

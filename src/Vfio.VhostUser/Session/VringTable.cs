@@ -354,21 +354,35 @@ internal sealed class VringTable : IDisposable
             return;
         }
 
-        bool isTranslated = Features.HasFlag(VirtioFeatures.AccessPlatform);
-        if (_placement.TryPlace(ring, addresses, Features, Memory) is not { } place)
+        InflightRecord? inflight;
+        RingPlace? place;
+        try
         {
-            return;
+            place = _placement.TryPlace(ring, addresses, Features, Memory);
+            if (place is null)
+            {
+                return;
+            }
+
+            ring.Position = Resume(ring, place.Addresses, out inflight);
+        }
+        catch
+        {
+            // It may be tried again and again: nothing of it stays.
+            ring.IsWaitingForTranslation = false;
+            ring.ForgetViews();
+            _iotlb.Table.Release(ring);
+            throw;
         }
 
-        RingAddresses resolved = place.Addresses;
-        ring.Position = Resume(ring, resolved, out InflightRecord? inflight);
+        bool isTranslated = Features.HasFlag(VirtioFeatures.AccessPlatform);
         bool logs = _dirtyLog is not null && Features.HasFlag(VhostFeatures.LogAll);
         _device.StartRing(new VringConfiguration
         {
             Index = ring.Index,
             Size = ring.Size,
             Features = Features,
-            Addresses = resolved,
+            Addresses = place.Addresses,
             Memory = Memory,
             Iotlb = ring.Iotlb = isTranslated ? _iotlb.View(Answers) : null,
             Position = ring.Position,
@@ -380,7 +394,7 @@ internal sealed class VringTable : IDisposable
             Error = Signal(ring, ring.Error, BackendRequest.VringErr),
             Inflight = inflight,
             Log = logs ? _dirtyLog : null,
-            LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? place.Written(addresses.Log, Memory) : [],
+            LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? place.LoggedAreas(addresses.Log, Memory) : [],
         });
         ring.IsRunning = true;
     }
@@ -399,10 +413,10 @@ internal sealed class VringTable : IDisposable
         inflight = _inflight?.RecordFor(ring.Index, ring.Size, IsPacked);
         if (IsPacked)
         {
-            if ((ring.Position.Avail & 0x7FFF) >= ring.Size)
+            int slot = Math.Max(ring.Position.Avail & 0x7FFF, ring.Position.Used & 0x7FFF);
+            if (slot >= ring.Size)
             {
-                throw new VhostUserProtocolException(
-                    $"ring {ring.Index} cannot start at slot {ring.Position.Avail & 0x7FFF} of {ring.Size}");
+                throw new VhostUserProtocolException($"ring {ring.Index} cannot start at slot {slot} of {ring.Size}");
             }
         }
 

@@ -1,6 +1,8 @@
 namespace Vfio.Virtio;
 
-/// <summary>Where the three parts of a ring are in this process (virtio 1.3, 2.6 "Virtqueues").</summary>
+/// <summary>Where the three parts of a ring are in this process (virtio 1.3, 2.6 "Virtqueues"). Of a ring that
+/// <see cref="IsScattered"/> these are the parts' first bytes, and what follows them is elsewhere: only
+/// <see cref="DeviceQueue.Create"/> can reach it.</summary>
 /// <param name="Descriptors">The descriptor area: descriptor table (split), descriptor ring (packed). Aligned to 16.</param>
 /// <param name="Driver">The driver area: available ring (split, aligned to 2), driver event suppression (packed, aligned to 4).</param>
 /// <param name="Device">The device area: used ring (split) or device event suppression (packed). Aligned to 4.</param>
@@ -11,6 +13,9 @@ public readonly record struct RingAddresses(HostAddress Descriptors, HostAddress
 
     /// <summary>The parts page by page, of a ring that does not lie in three pieces; null for one that does.</summary>
     internal RingAreas? Areas { get; private init; }
+
+    /// <summary>Whether it was made by <see cref="Scattered"/>.</summary>
+    public bool IsScattered => Areas is not null;
 
     /// <summary>A ring of which a part or more does not lie in one piece. It is slower: each access looks its page up.</summary>
     /// <param name="descriptors">The descriptor area.</param>

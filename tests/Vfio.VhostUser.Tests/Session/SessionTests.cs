@@ -7,6 +7,9 @@ namespace Vfio.VhostUser.Tests.Session;
 [TestClass]
 public sealed class SessionTests
 {
+    private const ulong Page = 4096;
+    private const VirtioFeatures ScatteredRing = VirtioFeatures.Version1 | VirtioFeatures.RingPacked | VirtioFeatures.AccessPlatform;
+
     [TestMethod]
     public void Features_on_offer_are_the_devices_and_protocol_features()
     {
@@ -82,32 +85,37 @@ public sealed class SessionTests
     [TestMethod]
     public void All_pages_of_a_scattered_ring_that_the_device_writes_are_logged()
     {
-        const ulong Page = 4096;
-        using Peer peer = new Peer().Negotiate(
-            VirtioFeatures.Version1 | VirtioFeatures.RingPacked | VirtioFeatures.AccessPlatform | VhostFeatures.LogAll).ShareMemory();
+        using Peer peer = new Peer().Negotiate(ScatteredRing | VhostFeatures.LogAll).ShareMemory();
         peer.SetLog(1 << 16, peer.Memory);
-        // The ring's IOVAs are what Peer says are its addresses; its two pages of descriptors are the other way round in memory.
-        void Map(ulong iova, ulong place) => peer.Accepted(FrontendRequest.IotlbMsg, new IotlbMessage
-        {
-            Iova = new Iova(Peer.User.Value + iova),
-            Size = Page,
-            UserAddress = Peer.User + place,
-            Permissions = 3,
-            Type = IotlbMessageType.Update,
-        });
-        Map(0, 0x21000);
-        Map(0x1000, 0x20000);
-        Map(0x4000, 0x24000);
-        Map(0x8000, 0x28000);
-        peer.Accepted(FrontendRequest.SetVringNum, new VringState { Index = 0, Number = 512 });
+        MapScatteredRing(peer);
         peer.Accepted(FrontendRequest.SetVringBase, new VringState { Index = 0, Number = 0x8000 });
-        VringAddresses addresses = Peer.Addresses(0) with { Flags = VringAddresses.FlagLog, Log = Peer.Guest + 0x28000 };
-        peer.Accepted(FrontendRequest.SetVringAddr, addresses);
+        // With an IOMMU the address of the log is an IOVA to some: what counts is where the ring is.
+        peer.Accepted(FrontendRequest.SetVringAddr, Peer.Addresses(0) with { Flags = VringAddresses.FlagLog, Log = Peer.Guest + 0x38000 });
         using var kick = new EventFd();
         peer.Accepted(FrontendRequest.SetVringKick, 0ul, kick.Descriptor);
         CollectionAssert.AreEquivalent(
             new (GuestPhysicalAddress, ulong)[] { (Peer.Guest + 0x28000, 4), (Peer.Guest + 0x20000, Page), (Peer.Guest + 0x21000, Page) },
             peer.Device.Running[0].LoggedAreas.ToArray());
+    }
+
+    [TestMethod]
+    public void A_ring_that_cannot_start_takes_nothing_however_often_it_is_tried()
+    {
+        // Room for the memory and one view of two pages.
+        using Peer peer = new Peer(MappingLimits.Peer with { Mappings = 8 }).Negotiate(ScatteredRing).ShareMemory();
+        MapScatteredRing(peer);
+        peer.Accepted(FrontendRequest.SetVringAddr, Peer.Addresses(0));
+        peer.Accepted(FrontendRequest.SetVringBase, new VringState { Index = 0, Number = 0x8000 | 600 });
+        using var kick = new EventFd();
+        peer.Refused(FrontendRequest.SetVringKick, 0ul, kick.Descriptor);
+        for (int i = 0; i < 4; i++)
+        {
+            peer.Accepted(FrontendRequest.SetFeatures, (ulong)(ScatteredRing | VhostFeatures.ProtocolFeatures));
+        }
+
+        peer.Accepted(FrontendRequest.SetVringBase, new VringState { Index = 0, Number = 0x8000 });
+        peer.Accepted(FrontendRequest.SetVringKick, 0ul, kick.Descriptor);
+        Assert.IsFalse(peer.Device.Running[0].Addresses.IsScattered, string.Join("; ", peer.Log));
     }
 
     [TestMethod]
@@ -214,6 +222,24 @@ public sealed class SessionTests
         Assert.IsTrue(peer.Device.Running[0].Call!.TrySignal());
         Assert.IsTrue(backend.Receive());
         Assert.AreEqual((uint)BackendRequest.VringCall, backend.Header.Request);
+    }
+
+    // Ring 0, of 512 entries: its IOVAs are what Peer says are its addresses; its two pages of descriptors are the other way round in memory.
+    private static void MapScatteredRing(Peer peer)
+    {
+        foreach ((ulong iova, ulong place) in new (ulong, ulong)[] { (0, 0x21000), (0x1000, 0x20000), (0x4000, 0x24000), (0x8000, 0x28000) })
+        {
+            peer.Accepted(FrontendRequest.IotlbMsg, new IotlbMessage
+            {
+                Iova = new Iova(Peer.User.Value + iova),
+                Size = Page,
+                UserAddress = Peer.User + place,
+                Permissions = 3,
+                Type = IotlbMessageType.Update,
+            });
+        }
+
+        peer.Accepted(FrontendRequest.SetVringNum, new VringState { Index = 0, Number = 512 });
     }
 
     [StructLayout(LayoutKind.Sequential, Pack = 4)]
