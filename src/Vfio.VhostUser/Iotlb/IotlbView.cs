@@ -104,7 +104,7 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        ref LastHit last = ref _lastHits[Place(address)];
+        ref LastHit last = ref _lastHits[IndexOf(address)];
         ulong offset = unchecked(address.Value - last.First);
         // One comparison for both: the same generation, and the access among what is allowed.
         if ((last.Key & (~3ul | (ulong)access)) == (_key | (ulong)access)
@@ -161,7 +161,7 @@ public sealed class IotlbView : IDisposable
 
     // Fibonacci hashing (Knuth, TAOCP 6.4): the plain page number would have buffers at one place of many large pages meet in one entry.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static uint Place(Iova address) =>
+    private static uint IndexOf(Iova address) =>
         (uint)(unchecked((address.Value / IotlbQuestion.PageSize) * 0x9E37_79B9_7F4A_7C15) >> (64 - LastHitBits));
 
     [MethodImpl(MethodImplOptions.NoInlining)]

@@ -62,7 +62,7 @@ internal sealed class RingPlacement(SessionIotlb iotlb, PeerMappings mappings, A
             & TryTranslate(ring.Parts[2], DmaAccess.Write, device);
         ring.IsWaitingForTranslation = !found;
         return found
-            ? new RingPlace(Put(ring, descriptors, driver, device), isPacked ? [.. device, .. descriptors] : device, 0)
+            ? new RingPlace(Assemble(ring, descriptors, driver, device), isPacked ? [.. device, .. descriptors] : device, 0)
             : null;
     }
 
@@ -102,7 +102,7 @@ internal sealed class RingPlacement(SessionIotlb iotlb, PeerMappings mappings, A
 
     // A ring whose pages are not neighbours here gets a view in which they are, so that it needs no slower path. Where the kernel cannot
     // make one, as of parts of huge pages, each access looks its page up.
-    private RingAddresses Put(
+    private RingAddresses Assemble(
         Vring ring,
         List<(HostAddress Address, ulong Length)> descriptors,
         List<(HostAddress Address, ulong Length)> driver,
@@ -115,18 +115,18 @@ internal sealed class RingPlacement(SessionIotlb iotlb, PeerMappings mappings, A
         catch (LinuxException e)
         {
             ring.ForgetViews();
+            int pieces = descriptors.Count + driver.Count + device.Count;
             if (Area(ring.Parts[0], descriptors) is not { } first || Area(ring.Parts[1], driver) is not { } second
                 || Area(ring.Parts[2], device) is not { } third)
             {
-                throw new VhostUserProtocolException(
-                    $"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces that do not end where pages do");
+                throw new VhostUserProtocolException($"ring {ring.Index} lies in {pieces} pieces that do not end where pages do");
             }
 
             if (!ring.IsKnownScattered)
             {
                 // Once: it starts again each time that its translations change.
                 ring.IsKnownScattered = true;
-                log($"ring {ring.Index} lies in {descriptors.Count + driver.Count + device.Count} pieces, and is slower for it: {e.Message}");
+                log($"ring {ring.Index} lies in {pieces} pieces, and is slower for it: {e.Message}");
             }
 
             return RingAddresses.Scattered(first, second, third);

@@ -77,21 +77,18 @@ public abstract class DeviceQueue
     {
         ring.Check(size, features);
         RingPosition start = position ?? RingPosition.Start(features);
-        if (!features.HasFlag(VirtioFeatures.RingPacked))
-        {
-            return ring.Areas is { } parts
-                ? new SplitDeviceQueue<PagedRing>(size, new PagedRing(parts), features, start) { OnlyReads = onlyReads }
-                : new SplitDeviceQueue<FlatRing>(size, new FlatRing(ring), features, start) { OnlyReads = onlyReads };
-        }
-
-        if (PackedPosition.FromRaw(start.Avail).Slot >= size || PackedPosition.FromRaw(start.Used).Slot >= size)
+        bool isPacked = features.HasFlag(VirtioFeatures.RingPacked);
+        if (isPacked && (PackedPosition.FromRaw(start.Avail).Slot >= size || PackedPosition.FromRaw(start.Used).Slot >= size))
         {
             throw new ArgumentOutOfRangeException(nameof(position), start, $"a slot beyond the ring's {size}");
         }
 
-        return ring.Areas is { } areas
-            ? new PackedDeviceQueue<PagedRing>(size, new PagedRing(areas), features, start) { OnlyReads = onlyReads }
-            : new PackedDeviceQueue<FlatRing>(size, new FlatRing(ring), features, start) { OnlyReads = onlyReads };
+        return ring.Areas is { } areas ? Over(new PagedRing(areas)) : Over(new FlatRing(ring));
+
+        DeviceQueue Over<TRing>(TRing memory)
+            where TRing : struct, IRingMemory => isPacked
+                ? new PackedDeviceQueue<TRing>(size, memory, features, start) { OnlyReads = onlyReads }
+                : new SplitDeviceQueue<TRing>(size, memory, features, start) { OnlyReads = onlyReads };
     }
 
     /// <summary>Takes a look at the next chains without consuming them. The peer's index is read once.</summary>

@@ -10,12 +10,12 @@ internal unsafe interface IRingMemory
     /// <summary>A descriptor: 16 bytes, aligned to 16.</summary>
     ulong* Descriptor(uint index);
 
-    /// <summary>A 16-bit word of the driver area; with an even one, its neighbour too (a packed ring's event suppression).</summary>
+    /// <summary>A 16-bit word of the driver area. Words 0 and 1 may be read as one (a packed ring's event suppression).</summary>
     ushort* Driver(uint word);
 
-    /// <summary>A 16-bit word of the device area; with an even one, its neighbour too.</summary>
+    /// <summary>A 16-bit word of the device area. Words 0 and 1 may be written as one.</summary>
     ushort* Device(uint word);
 
-    /// <summary>Writes an element of a split ring's used ring: 8 bytes behind two 16-bit words, and 4 times 16 bits each.</summary>
+    /// <summary>Writes an element of a split ring's used ring, which stands behind flags and index in the device area.</summary>
     void WriteUsed(uint index, ulong element);
 }

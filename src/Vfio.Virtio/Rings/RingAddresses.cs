@@ -68,33 +68,26 @@ public readonly record struct RingAddresses(HostAddress Descriptors, HostAddress
         && Driver.IsAligned(features.HasFlag(VirtioFeatures.RingPacked) ? 4u : 2u)
         && Device.IsAligned(4);
 
+    private IRingMemory Memory => Areas is { } areas ? new PagedRing(areas) : new FlatRing(this);
+
     // The three below are for whoever takes a ring over from a dead device: single reads of what it and the driver wrote, any value of which
     // is to be checked. SAFETY: the maker of the ring vouched for its parts.
 
     /// <summary>Reads a split ring's available index.</summary>
-    internal unsafe ushort ReadAvailIndex()
-    {
-        ushort* index = Areas is { } areas ? (ushort*)areas.Driver.At(2) : (ushort*)Driver.Value + 1;
+    internal unsafe ushort ReadAvailIndex() =>
         // ORDER: acquire, as the rest of the ring is read behind it; pairs with the driver's release.
-        return Barriers.ReadAcquire(index);
-    }
+        Barriers.ReadAcquire(Memory.Driver(1));
 
     /// <summary>Reads a split ring's used index.</summary>
-    internal unsafe ushort ReadUsedIndex()
-    {
-        ushort* index = Areas is { } areas ? (ushort*)areas.Device.At(2) : (ushort*)Device.Value + 1;
+    internal unsafe ushort ReadUsedIndex() =>
         // ORDER: as above; pairs with the dead device's release.
-        return Barriers.ReadAcquire(index);
-    }
+        Barriers.ReadAcquire(Memory.Device(1));
 
     /// <summary>Reads the upper half of a packed ring's descriptor: <see cref="PackedDescriptor.Control"/>.</summary>
     /// <param name="slot">Below the ring's size.</param>
-    internal unsafe ulong ReadControl(int slot)
-    {
-        byte* descriptor = Areas is { } areas ? areas.Descriptors.At(16 * (uint)slot) : (byte*)Descriptors.Value + (16 * (nuint)(uint)slot);
+    internal unsafe ulong ReadControl(int slot) =>
         // ORDER: as above; pairs with the release of whichever side wrote it last.
-        return Barriers.ReadAcquire((ulong*)descriptor + 1);
-    }
+        Barriers.ReadAcquire(Memory.Descriptor((uint)slot) + 1);
 
     internal void Check(int size, VirtioFeatures features)
     {

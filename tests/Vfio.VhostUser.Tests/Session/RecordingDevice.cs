@@ -54,10 +54,13 @@ internal sealed class RecordingDevice : IVhostUserDevice
 
     public RingPosition StopRing(int index)
     {
-        RingPosition position = Running[index].Position;
+        RingPosition position = StopsAt ?? Running[index].Position;
         Assert.IsTrue(Running.Remove(index));
         return position;
     }
+
+    /// <summary>Where rings stop; null: where they started.</summary>
+    public RingPosition? StopsAt { get; set; }
 
     public void KickRing(int index) => Kicks++;
 

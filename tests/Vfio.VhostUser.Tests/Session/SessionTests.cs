@@ -73,6 +73,22 @@ public sealed class SessionTests
     }
 
     [TestMethod]
+    public void A_packed_ring_that_was_made_shorter_than_where_it_stood_does_not_start()
+    {
+        foreach (RingPosition stood in new RingPosition[] { new(0x8000 | 250, 0x8000 | 4), new(4, 0x8000 | 250) })
+        {
+            using Peer peer = new Peer().Negotiate(VirtioFeatures.Version1 | VirtioFeatures.RingPacked).ShareMemory();
+            peer.SetUpRing(0);
+            peer.Device.StopsAt = stood;
+            peer.Ask(FrontendRequest.GetVringBase, new VringState { Index = 0 });
+            peer.Accepted(FrontendRequest.SetVringNum, new VringState { Index = 0, Number = 16 });
+            using var kick = new EventFd();
+            peer.Refused(FrontendRequest.SetVringKick, 0ul, kick.Descriptor);
+            Assert.IsEmpty(peer.Device.Running);
+        }
+    }
+
+    [TestMethod]
     public unsafe void A_split_ring_goes_on_where_its_used_index_stands()
     {
         using Peer peer = new Peer().Negotiate().ShareMemory();
