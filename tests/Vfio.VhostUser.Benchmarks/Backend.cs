@@ -26,6 +26,8 @@ internal sealed class Backend : IDisposable
         }
 
         _process = Process.Start(start) ?? throw new InvalidOperationException($"{command[0]} did not start");
+        // One that stands still would not see that its input is closed.
+        AppDomain.CurrentDomain.ProcessExit += OnExit;
         var lines = new List<string>();
         DataReceivedEventHandler note = (_, e) =>
         {
@@ -92,6 +94,7 @@ internal sealed class Backend : IDisposable
 
     public void Dispose()
     {
+        AppDomain.CurrentDomain.ProcessExit -= OnExit;
         _process.StandardInput.Close();
         if (!_process.WaitForExit(500))
         {
@@ -100,6 +103,13 @@ internal sealed class Backend : IDisposable
         }
 
         _process.Dispose();
+        Directory.Delete(_directory, recursive: true);
+    }
+
+    private void OnExit(object? sender, EventArgs e)
+    {
+        _process.Kill();
+        _process.WaitForExit();
         Directory.Delete(_directory, recursive: true);
     }
 

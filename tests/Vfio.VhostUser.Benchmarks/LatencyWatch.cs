@@ -34,6 +34,7 @@ internal sealed class LatencyWatch : IDisposable
             }
         };
         _process.BeginOutputReadLine();
+        AppDomain.CurrentDomain.ProcessExit += OnExit;
     }
 
     /// <summary>Seconds since 1970, as the program counts them.</summary>
@@ -56,8 +57,11 @@ internal sealed class LatencyWatch : IDisposable
 
     public void Dispose()
     {
+        AppDomain.CurrentDomain.ProcessExit -= OnExit;
         _process.Kill();
         _process.WaitForExit();
         _process.Dispose();
     }
+
+    private void OnExit(object? sender, EventArgs e) => _process.Kill();
 }

@@ -1,5 +1,10 @@
 using System.Globalization;
+using System.Runtime.InteropServices;
 using Vfio.VhostUser.Benchmarks;
+
+// .NET 10 leaves these to the system, which would end this process at once, and not what it started.
+using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Exit);
+using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Exit);
 
 // What tools/bench iotlb and tools/bench revoke run.
 switch (args)
@@ -27,6 +32,12 @@ switch (args)
     default:
         Console.Error.WriteLine("run tools/bench iotlb or tools/bench revoke");
         return 2;
+}
+
+static void Exit(PosixSignalContext context)
+{
+    context.Cancel = true;
+    Environment.Exit(context.Signal == PosixSignal.SIGINT ? 130 : 143);
 }
 
 static T Parse<T>(string name)

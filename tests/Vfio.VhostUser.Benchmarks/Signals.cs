@@ -9,15 +9,10 @@ internal static partial class Signals
     public const int Continue = 18;
     public const int Stop = 19;
 
-    public static void Send(int process, int signal)
-    {
-        if (kill(process, signal) < 0)
-        {
-            throw new InvalidOperationException($"kill: {Marshal.GetLastPInvokeErrorMessage()} (process {process})");
-        }
-    }
+    /// <summary>Sends a signal to a child that was not waited for. One that has ended does not mind; whoever needs it finds its socket closed.</summary>
+    public static void Send(int process, int signal) => _ = kill(process, signal);
 
-    [LibraryImport("libc", SetLastError = true)]
+    [LibraryImport("libc")]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     private static partial int kill(int pid, int sig);
 }
