@@ -116,11 +116,15 @@ internal sealed class NetLane : IPollable, IDisposable
     {
         bool any = false;
         NetPort? target = _source.Target;
-        if (_batch.Count == 0)
+        if (_batch.Count != 0)
+        {
+            _source.Ring(_transmit)?.Settle();
+        }
+        else
         {
             if (_source.Ring(_transmit) is not { } transmit || !Fill(transmit))
             {
-                target?.Ring(_receive)?.CallIfOwed();
+                target?.Ring(_receive)?.Settle();
                 return false;
             }
 

@@ -180,6 +180,7 @@ public sealed class NetPort : IVhostUserDevice
             PollerOf(index).Unwatch(kick);
         }
 
+        queue.Settle();
         return queue.Position;
     }
 

@@ -61,7 +61,8 @@ public abstract class NetQueue
             : new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
     }
 
-    /// <summary>Takes frames out of a transmit ring.</summary>
+    /// <summary>Takes frames out of a transmit ring. While more are waiting, the driver may learn only from a later call, or from
+    /// <see cref="Settle"/>, that their buffers are its own again.</summary>
     /// <param name="batch">Empty; filled.</param>
     /// <returns>Buffers taken from the ring; more than frames where some were dropped.</returns>
     public abstract int Dequeue(FrameBatch batch);
@@ -80,10 +81,15 @@ public abstract class NetQueue
     /// <returns>Whether there were any.</returns>
     public bool TakeAnswers() => Ring.Iotlb is { } iotlb && iotlb.TakeAnswers();
 
-    /// <summary>Makes the call that an earlier batch found no room for: no later batch may come to make it.</summary>
-    public void CallIfOwed()
+    /// <summary>Does what earlier batches left to later ones, where none may come: shows the driver the buffers that were held back,
+    /// and makes the call that found no room. Cheap when there is nothing.</summary>
+    public void Settle()
     {
-        if (_mustCall)
+        if (Queue.Unpublished != 0)
+        {
+            Publish([]);
+        }
+        else if (_mustCall)
         {
             Call();
         }
@@ -138,7 +144,7 @@ public abstract class NetQueue
     {
         if (Ring.Call is { } call)
         {
-            // Without room the call is owed: the next batch or CallIfOwed makes it.
+            // Without room the call is owed: the next batch or Settle makes it.
             _mustCall = !call.TrySignal();
             Counters.Calls += _mustCall ? 0 : 1;
         }

@@ -44,6 +44,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private readonly bool _merges;
     private readonly bool _isPlain;
     private readonly int _revealed;
+    private readonly int _mostHeld;
     private DescriptorChain[]? _aheadChains;
     private HostSegment[]? _aheadSegments;
     private int _lookAheads;
@@ -61,8 +62,12 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         _merges = Has(NetFeatures.MrgRxbuf);
         _isPlain = HeaderLength == NetHeader.Bytes && Log is null;
         // The dirty log is written before the driver sees what was, and the record of what is in flight knows whole batches only.
-        _revealed = ring.Inflight is not null || Log is not null ? int.MaxValue
-            : ring.Features.HasFlag(VirtioFeatures.RingPacked) ? RevealedPacked : RevealedSplit;
+        bool isWhole = ring.Inflight is not null || Log is not null;
+        bool isPacked = ring.Features.HasFlag(VirtioFeatures.RingPacked);
+        _revealed = isWhole ? int.MaxValue : isPacked ? RevealedPacked : RevealedSplit;
+        // Both sides of a packed ring work in the same cache lines. A driver that is ahead need not see each batch's buffers at once: while
+        // it looks at the first one only, the lines of the others are the device's. Half a ring is the most that it is kept short by.
+        _mostHeld = isPacked && !isWhole ? ring.Size / 2 : 0;
     }
 
     public override int Dequeue(FrameBatch batch)
@@ -70,7 +75,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         int count = TryBegin() ? Next() : 0;
         if (count == 0)
         {
-            CallIfOwed();
+            Settle();
             return 0;
         }
 
@@ -93,7 +98,11 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         }
 
         Finish(chains, used, onlyRead: true);
-        Publish(used);
+        if (Queue.Unpublished >= _mostHeld || !Queue.HasAvailable)
+        {
+            Publish(used);
+        }
+
         Counters.Frames += batch.Count;
         Counters.Bytes += bytes;
         Counters.Bursts++;
@@ -116,7 +125,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         }
         else
         {
-            CallIfOwed();
+            Settle();
         }
 
         return count;

@@ -33,6 +33,12 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
 
     public override RingPosition Position => new(_nextAvail.Raw, _nextUsed.Raw);
 
+    // ORDER: a hint only; Peek acquires for itself.
+    internal override bool HasAvailable =>
+        PackedDescriptor.IsAvailable(Barriers.ReadAcquire(_ring.Descriptor(_nextAvail.Slot) + 1), _nextAvail.Wrap);
+
+    internal override int Unpublished => _unpublished;
+
     private uint* DriverEvent => (uint*)_ring.Driver(0);
 
     private uint* DeviceEvent => (uint*)_ring.Device(0);
@@ -329,8 +335,8 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
 
         // ORDER: the wish before the re-check; pairs with the driver's fence between publishing and reading the wish.
         Barriers.StoreLoadFence();
-        // ORDER: fresh after the fence; Peek reads it again before it uses the descriptor.
-        return PackedDescriptor.IsAvailable(Barriers.ReadAcquire(_ring.Descriptor(_nextAvail.Slot) + 1), _nextAvail.Wrap);
+        // ORDER: fresh after the fence.
+        return HasAvailable;
     }
 
     public override void DisableNotifications() =>

@@ -152,6 +152,87 @@ public sealed class NetQueueTests
     }
 
     [TestMethod]
+    [DataRow(Packed)]
+    [DataRow(Packed | VirtioFeatures.InOrder)]
+    public void A_busy_packed_transmit_ring_shows_half_a_ring_at_a_time_and_nothing_stays_held_back(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        var completions = new Completion[256];
+        for (int i = 0; i < 7 * FrameBatch.Capacity; i++)
+        {
+            guest.Send(sender, new byte[64]);
+        }
+
+        int[] shown = [.. Enumerable.Range(0, 5).Select(_ =>
+        {
+            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+            guest.Batch.Clear();
+            return sender.Reap(completions);
+        })];
+        CollectionAssert.AreEqual((int[])[0, 0, 0, 128, 0], shown);
+        transmit.Settle();
+        Assert.AreEqual(FrameBatch.Capacity, sender.Reap(completions));
+        transmit.Settle();
+        Assert.AreEqual(0, sender.Reap(completions));
+
+        Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+        guest.Batch.Clear();
+        Assert.AreEqual(0, sender.Reap(completions));
+        // Nothing waits behind these.
+        Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+        guest.Batch.Clear();
+        Assert.AreEqual(2 * FrameBatch.Capacity, sender.Reap(completions));
+        Assert.AreEqual(0, sender.Outstanding);
+    }
+
+    // What an earlier batch held back is shown by the next call whatever that finds, also if the ring was disabled meanwhile.
+    [TestMethod]
+    [DataRow(false)]
+    [DataRow(true)]
+    public void What_a_batch_held_back_is_shown_when_the_ring_breaks_behind_it(bool discards)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Packed, size: 256);
+        for (int i = 0; i < FrameBatch.Capacity; i++)
+        {
+            guest.Send(sender, new byte[64]);
+        }
+
+        PinnedBuffer outside = guest.Allocate(64) with { Iova = new Iova(0x7000_0000_0000) };
+        Assert.IsTrue(sender.TryAdd([new DmaSegment(outside, DeviceAccess.Read)], out _));
+        sender.Publish();
+        Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+        guest.Batch.Clear();
+        Assert.AreEqual(0, sender.Reap(new Completion[64]));
+        Assert.AreEqual(0, discards ? transmit.Discard() : transmit.Dequeue(guest.Batch));
+        Assert.AreNotEqual(RingError.None, transmit.Error);
+        Assert.AreEqual(FrameBatch.Capacity, sender.Reap(new Completion[64]));
+    }
+
+    [TestMethod]
+    [DataRow(Split, false)]
+    [DataRow(Packed, true)]
+    public void A_split_ring_and_one_whose_writes_are_logged_show_every_batch(VirtioFeatures features, bool logs)
+    {
+        using var guest = new Guest();
+        using FileDescriptor file = MemoryFile.Create("log", 1 << 20);
+        using DirtyLog? log = logs ? DirtyLog.Map(file, default, 1 << 20) : null;
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256, log);
+        for (int i = 0; i < 3 * FrameBatch.Capacity; i++)
+        {
+            guest.Send(sender, new byte[64]);
+        }
+
+        for (int batch = 0; batch < 3; batch++)
+        {
+            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+            guest.Batch.Clear();
+            Assert.AreEqual(FrameBatch.Capacity, sender.Reap(new Completion[64]));
+        }
+    }
+
+    [TestMethod]
     public void What_is_no_frame_is_dropped_and_counted_and_its_buffer_given_back()
     {
         using var guest = new Guest();
