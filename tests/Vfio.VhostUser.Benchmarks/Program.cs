@@ -6,7 +6,7 @@ using Vfio.VhostUser.Benchmarks;
 using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Exit);
 using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Exit);
 
-// What tools/bench iotlb and tools/bench revoke run.
+// What tools/bench iotlb, tools/bench revoke and tools/bench vhost-net run.
 switch (args)
 {
     case ["backend", string socket, string kind]:
@@ -22,6 +22,12 @@ switch (args)
                 watch).Run(json.Length == 0 ? null : json);
         }
 
+    case ["turns", string seconds, string counter, string latency, .. string[] pairs]:
+        using (var watch = new LatencyWatch(latency))
+        {
+            return TestpmdTurns.Run(TimeSpan.FromSeconds(double.Parse(seconds, CultureInfo.InvariantCulture)), counter, pairs, watch);
+        }
+
     case ["revoke", string count]:
         return RevokeBenchmark.Run(long.Parse(count, CultureInfo.InvariantCulture));
     case ["batches"]:
@@ -30,7 +36,7 @@ switch (args)
     case ["revoke-broken", string count]:
         return RevokeBenchmark.RunBroken(long.Parse(count, CultureInfo.InvariantCulture));
     default:
-        Console.Error.WriteLine("run tools/bench iotlb or tools/bench revoke");
+        Console.Error.WriteLine("run tools/bench iotlb, tools/bench revoke or tools/bench vhost-net");
         return 2;
 }
 

@@ -1,0 +1,87 @@
+using System.Globalization;
+using System.Net.Sockets;
+using System.Text.Json.Nodes;
+
+namespace Vfio.VhostUser.Benchmarks;
+
+/// <summary>A back-end and DPDK's testpmd as its front-end, started by somebody else. Both stand still (SIGSTOP) but for their turns.</summary>
+internal sealed class TestpmdPair : IDisposable
+{
+    // DPDK's telemetry answers in one message, of at most so much (its max_output_len).
+    private const int LongestAnswer = 16384;
+
+    private readonly int[] _processes;
+    private readonly string _counter;
+    private readonly Socket _telemetry = new(AddressFamily.Unix, SocketType.Seqpacket, ProtocolType.Unspecified);
+    private readonly byte[] _answer = new byte[LongestAnswer];
+
+    /// <summary>Connects to the front-end's telemetry.</summary>
+    /// <param name="description"><c>NAME=TELEMETRY=PROCESS,PROCESS</c>.</param>
+    /// <param name="counter">Which of the counts of port 0 is meant.</param>
+    public TestpmdPair(string description, string counter)
+    {
+        string[] parts = description.Split('=');
+        Name = parts[0];
+        _processes = [.. parts[2].Split(',').Select(p => int.Parse(p, CultureInfo.InvariantCulture))];
+        _counter = counter;
+        try
+        {
+            Signal(Signals.Continue);
+            _telemetry.Connect(new UnixDomainSocketEndPoint(parts[1]));
+            // It introduces itself first.
+            Receive();
+            Signal(Signals.Stop);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    public string Name { get; }
+
+    /// <summary>One turn.</summary>
+    /// <param name="settling">What is not counted first.</param>
+    /// <param name="slice">How long is counted.</param>
+    /// <returns>When it began and ended, and millions of frames a second.</returns>
+    /// <exception cref="InvalidOperationException">There were none.</exception>
+    public (double Begin, double End, double Mpps) Run(TimeSpan settling, TimeSpan slice)
+    {
+        Signal(Signals.Continue);
+        Thread.Sleep(settling);
+        (double begin, long before) = Count();
+        Thread.Sleep(slice);
+        (double end, long after) = Count();
+        Signal(Signals.Stop);
+        return after == before
+            ? throw new InvalidOperationException($"{Name}: no frames in {slice.TotalMilliseconds} ms")
+            : (begin, end, (after - before) / (end - begin) / 1e6);
+    }
+
+    public void Dispose()
+    {
+        // Who ends them next finds them alive.
+        Signal(Signals.Continue);
+        _telemetry.Dispose();
+    }
+
+    private void Signal(int signal)
+    {
+        foreach (int process in _processes)
+        {
+            Signals.Send(process, signal);
+        }
+    }
+
+    private (double Time, long Count) Count()
+    {
+        _telemetry.Send("/ethdev/stats,0"u8);
+        JsonNode answer = JsonNode.Parse(Receive())!;
+        return (LatencyWatch.Now, (long)answer["/ethdev/stats"]![_counter]!);
+    }
+
+    private ReadOnlySpan<byte> Receive() => _telemetry.Receive(_answer) is not 0 and var length
+        ? _answer.AsSpan(0, length)
+        : throw new InvalidOperationException($"{Name}: the front-end has ended");
+}
