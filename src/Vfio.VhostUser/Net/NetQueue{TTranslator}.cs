@@ -66,8 +66,9 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         bool isPacked = ring.Features.HasFlag(VirtioFeatures.RingPacked);
         _revealed = isWhole ? int.MaxValue : isPacked ? RevealedPacked : RevealedSplit;
         // Both sides of a packed ring work in the same cache lines. A driver that is ahead need not see each batch's buffers at once: while
-        // it looks at the first one only, the lines of the others are the device's. Half a ring is the most that it is kept short by.
-        _mostHeld = isPacked && !isWhole ? ring.Size / 2 : 0;
+        // it looks at the first one only, the lines of the others are the device's. Two batches of a larger ring, as buffers that come
+        // back later are no longer in the driver's cache.
+        _mostHeld = isPacked && !isWhole ? Math.Min(ring.Size / 2, 2 * Batch) : 0;
     }
 
     public override int Dequeue(FrameBatch batch)
