@@ -37,8 +37,8 @@ public interface IVhostUserDevice
     /// <param name="ring">The ring.</param>
     void StartRing(VringConfiguration ring);
 
-    /// <summary>Stops to use a ring that was started. When this returns no thread touches it, the guest's memory on its behalf, or
-    /// its descriptors.</summary>
+    /// <summary>Stops to use a ring that was started. When this returns the driver was shown all that was used, and no thread touches the
+    /// ring, the guest's memory on its behalf, or its descriptors.</summary>
     /// <param name="index">Which ring.</param>
     /// <returns>Where it stopped.</returns>
     /// <exception cref="TimeoutException">A thread is stuck in it: nothing may be unmapped.</exception>
