@@ -9,8 +9,11 @@ namespace Vfio.VhostUser;
 /// <see cref="GracePeriodReader"/>. Nothing here allocates or waits.</remarks>
 public sealed class IotlbView : IDisposable
 {
-    // Last hits by page: 64 KiB of them, which stay in the second-level cache.
+    // Last hits by page: 64 KiB of them, which stay in the second-level cache. Ranges of a large page and more have their own by large
+    // page, of which few are enough for all buffers in them: they stay in the first-level cache, and do not displace each other.
     private const int LastHitBits = 11;
+    private const int LastLargeHitBits = 9;
+    private const ulong LargePage = 2 << 20;
     // What one burst can ask: as much as fits is asked now, the rest when the burst comes back.
     private const int MaxQuestions = 512;
     // Of one descriptor that is missing altogether: a gigabyte of it would be 262144 questions.
@@ -20,6 +23,7 @@ public sealed class IotlbView : IDisposable
     private readonly Sender _send;
     private readonly IIotlbAnswers? _answers;
     private readonly LastHit[] _lastHits = new LastHit[1 << LastHitBits];
+    private readonly LastHit[] _lastLargeHits = new LastHit[1 << LastLargeHitBits];
     private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions];
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
     private IotlbSnapshot _snapshot = IotlbSnapshot.Empty;
@@ -104,19 +108,20 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        ref LastHit last = ref _lastHits[IndexOf(address)];
-        ulong offset = unchecked(address.Value - last.First);
-        // One comparison for both: the same generation, and the access among what is allowed.
-        if ((last.Key & (~3ul | (ulong)access)) == (_key | (ulong)access)
-            && offset <= last.Span && length - 1 <= last.Span - offset)
+        ref LastHit last = ref LastLarge(address);
+        if (!last.Holds(address, length, _key, access))
         {
-            _hits++;
-            host = new HostAddress(last.Host + Speculation.Clamp(offset, last.Span));
-            usable = length;
-            return TranslationStatus.Translated;
+            last = ref Last(address);
+            if (!last.Holds(address, length, _key, access))
+            {
+                return Search(address, length, access, out host, out usable);
+            }
         }
 
-        return Search(address, length, access, ref last, out host, out usable);
+        _hits++;
+        host = new HostAddress(last.Host + Speculation.Clamp(unchecked(address.Value - last.First), last.Span));
+        usable = length;
+        return TranslationStatus.Translated;
     }
 
     /// <summary>Ends a batch: asks the front-end for everything that was missing in it, once, all together.</summary>
@@ -161,17 +166,22 @@ public sealed class IotlbView : IDisposable
 
     // Fibonacci hashing (Knuth, TAOCP 6.4): the plain page number would have buffers at one place of many large pages meet in one entry.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static uint IndexOf(Iova address) =>
-        (uint)(unchecked((address.Value / IotlbQuestion.PageSize) * 0x9E37_79B9_7F4A_7C15) >> (64 - LastHitBits));
+    private static uint IndexOf(ulong page, int bits) => (uint)(unchecked(page * 0x9E37_79B9_7F4A_7C15) >> (64 - bits));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private ref LastHit Last(Iova address) => ref _lastHits[IndexOf(address.Value / IotlbQuestion.PageSize, LastHitBits)];
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private ref LastHit LastLarge(Iova address) => ref _lastLargeHits[IndexOf(address.Value / LargePage, LastLargeHitBits)];
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private TranslationStatus Search(
-        Iova address, uint length, DmaAccess access, ref LastHit last, out HostAddress host, out uint usable)
+    private TranslationStatus Search(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
         if (_snapshot.TryFind(address, out IotlbRange found) && (found.Access & access) == access)
         {
             ulong span = found.Range.Last - found.Range.First;
             ulong offset = address - found.Range.First;
+            ref LastHit last = ref span >= LargePage - 1 ? ref LastLarge(address) : ref Last(address);
             last = new LastHit(found.Range.First.Value, span, found.Host.Value, _key | (ulong)found.Access);
             host = new HostAddress(found.Host.Value + Speculation.Clamp(offset, span));
             usable = (uint)Math.Min(length - 1, span - offset) + 1;
@@ -251,5 +261,13 @@ public sealed class IotlbView : IDisposable
         public readonly ulong Span = span;
         public readonly ulong Host = host;
         public readonly ulong Key = key;
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public bool Holds(Iova address, uint length, ulong key, DmaAccess access)
+        {
+            ulong offset = unchecked(address.Value - First);
+            // One comparison for both: the same generation, and the access among what is allowed.
+            return (Key & (~3ul | (ulong)access)) == (key | (ulong)access) && offset <= Span && length - 1 <= Span - offset;
+        }
     }
 }

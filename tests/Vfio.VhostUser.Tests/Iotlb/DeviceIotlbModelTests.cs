@@ -60,6 +60,68 @@ public sealed class DeviceIotlbModelTests
         Assert.IsGreaterThan(0, iotlb.Counters.Invalidated);
     }
 
+    // A view remembers ranges of 2 MiB and more apart from smaller ones, which may lie in the same large page.
+    [TestMethod]
+    public void A_view_of_large_ranges_and_small_ones_agrees_with_a_naive_map()
+    {
+        const ulong Unit = 256 << 10;
+        int seed = Environment.TickCount;
+        TestContext.WriteLine($"seed {seed}");
+        var random = new Random(seed);
+        // What it calls a byte is a unit here.
+        var model = new NaiveIotlb(0, 256);
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb, questions => 0);
+        int[] translated = new int[2];
+        for (int step = 0; step < 30_000; step++)
+        {
+            int length = random.Next(1, random.Next(2, 33));
+            int first = random.Next(model.Bytes - length + 1);
+            var range = IovaRange.Of(new Iova((ulong)first * Unit), (ulong)length * Unit);
+            if (random.Next(8) == 0)
+            {
+                iotlb.Invalidate(range);
+                model.Invalidate(first, length);
+            }
+            else
+            {
+                DmaAccess access = Accesses[random.Next(4)];
+                ulong host = 0x10_0000 + (ulong)first + (random.Next(4) == 0 ? (ulong)random.Next(3) << 20 : 0);
+                iotlb.Update(new IotlbRange(range, new HostAddress(host * Unit), access));
+                model.Update(first, length, host, access);
+            }
+
+            view.Begin();
+            for (int i = 0; i < 8; i++)
+            {
+                var address = new Iova((ulong)random.NextInt64(255 * (long)Unit));
+                uint bytes = (uint)random.Next(1, random.Next(2, (int)Unit));
+                DmaAccess access = Accesses[random.Next(1, 4)];
+                var unit = new Iova(address.Value / Unit);
+                // The second time it is a last hit.
+                for (int time = 0; time < 2; time++)
+                {
+                    TranslationStatus kind = view.Translate(address, bytes, access, out HostAddress host, out uint usable);
+                    Assert.AreEqual(model.Kind(unit, access), kind);
+                    if (kind == TranslationStatus.Translated)
+                    {
+                        Assert.AreEqual((model.Host(unit).Value * Unit) + (address.Value % Unit), host.Value);
+                        Assert.IsTrue(usable >= 1 && usable <= bytes);
+                        Iova last = address + (usable - 1);
+                        var lastUnit = new Iova(last.Value / Unit);
+                        Assert.AreEqual(TranslationStatus.Translated, model.Kind(lastUnit, access));
+                        Assert.AreEqual((model.Host(lastUnit).Value * Unit) + (last.Value % Unit), host.Value + (usable - 1));
+                        iotlb.Snapshot.TryFind(address, out IotlbRange found);
+                        translated[found.Range.Last - found.Range.First < (2 << 20) - 1 ? 0 : 1]++;
+                    }
+                }
+            }
+        }
+
+        Assert.IsGreaterThan(1000, translated[0], "small ranges were hardly looked at");
+        Assert.IsGreaterThan(1000, translated[1], "large ranges were hardly looked at");
+    }
+
     [TestMethod]
     [DataRow(1)]
     [DataRow(7)]
