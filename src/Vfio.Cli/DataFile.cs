@@ -35,8 +35,9 @@ internal sealed class DataFile : IDisposable
                 {
                     pump(far);
                 }
-                catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+                catch (Exception e) when (e is IOException or UnauthorizedAccessException or ObjectDisposedException)
                 {
+                    // The last: the call has failed, and whoever gave the stream has closed it under this thread.
                     _pumpError = e;
                 }
             }

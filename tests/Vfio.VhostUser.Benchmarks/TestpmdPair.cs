@@ -49,9 +49,9 @@ internal sealed class TestpmdPair : IDisposable
     public (double Begin, double End, double Mpps) Run(TimeSpan settling, TimeSpan slice)
     {
         Signal(Signals.Continue);
-        Thread.Sleep(settling);
+        Let(settling);
         (double begin, long before) = Count();
-        Thread.Sleep(slice);
+        Let(slice);
         (double end, long after) = Count();
         Signal(Signals.Stop);
         return after == before
@@ -71,6 +71,15 @@ internal sealed class TestpmdPair : IDisposable
         foreach (int process in _processes)
         {
             Signals.Send(process, signal);
+        }
+    }
+
+    // Nothing comes meanwhile, unless it ends.
+    private void Let(TimeSpan pass)
+    {
+        if (_telemetry.Poll(pass, SelectMode.SelectRead))
+        {
+            throw new InvalidOperationException($"{Name}: the front-end has ended");
         }
     }
 
