@@ -102,6 +102,15 @@ public sealed class BlkVerbTests : IDisposable
     }
 
     [TestMethod]
+    public void An_input_that_is_closed_under_its_copying_thread_fails_the_write_only()
+    {
+        var input = new MemoryStream(new byte[4096]);
+        input.Dispose();
+        CliOutcome outcome = _rig.Run(["blk", "write", Disk, "--in", "-", "--length", "4KiB"], new CliStreams { Input = input });
+        Assert.AreEqual(1, outcome.Code, outcome.Error);
+    }
+
+    [TestMethod]
     public void Input_that_ends_early_is_an_error()
     {
         using var input = new MemoryStream(new byte[1000]);
