@@ -118,6 +118,7 @@ internal sealed class NetLane : IPollable, IDisposable
         NetPort? target = _source.Target;
         if (_batch.Count != 0)
         {
+            // Nothing more is taken from it meanwhile, and what it gives back may be what the guest waits for.
             _source.Ring(_transmit)?.Settle();
         }
         else

@@ -62,13 +62,13 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         _merges = Has(NetFeatures.MrgRxbuf);
         _isPlain = HeaderLength == NetHeader.Bytes && Log is null;
         // The dirty log is written before the driver sees what was, and the record of what is in flight knows whole batches only.
-        bool isWhole = ring.Inflight is not null || Log is not null;
+        bool showsBatches = ring.Inflight is not null || Log is not null;
         bool isPacked = ring.Features.HasFlag(VirtioFeatures.RingPacked);
-        _revealed = isWhole ? int.MaxValue : isPacked ? RevealedPacked : RevealedSplit;
+        _revealed = showsBatches ? int.MaxValue : isPacked ? RevealedPacked : RevealedSplit;
         // Both sides of a packed ring work in the same cache lines. A driver that is ahead need not see each batch's buffers at once: while
         // it looks at the first one only, the lines of the others are the device's. Two batches of a larger ring, as buffers that come
         // back later are no longer in the driver's cache.
-        _mostHeld = isPacked && !isWhole ? Math.Min(ring.Size / 2, 2 * Batch) : 0;
+        _mostHeld = isPacked && !showsBatches ? Math.Min(ring.Size / 2, 2 * Batch) : 0;
     }
 
     public override int Dequeue(FrameBatch batch)

@@ -37,8 +37,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
     public override RingPosition Position => new(_nextAvail, _nextUsed);
 
     // ORDER: a hint only; Peek acquires for itself.
-    internal override bool HasAvailable =>
-        _cachedAvail != _nextAvail || Barriers.ReadAcquire(_ring.Driver(IndexWord)) != _nextAvail;
+    internal override bool HasAvailable => Barriers.ReadAcquire(_ring.Driver(IndexWord)) != _nextAvail;
 
     internal override int Unpublished => unchecked((ushort)(_nextUsed - _publishedUsed));
 
@@ -243,9 +242,8 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
 
         // ORDER: the wish before the re-check; pairs with the driver's fence between publishing avail->idx and reading the wish.
         Barriers.StoreLoadFence();
-        // ORDER: acquire, as the index is kept for the next Peek.
-        _cachedAvail = Barriers.ReadAcquire(_ring.Driver(IndexWord));
-        return _cachedAvail != _nextAvail;
+        // ORDER: fresh after the fence.
+        return HasAvailable;
     }
 
     public override void DisableNotifications()
