@@ -12,10 +12,6 @@ internal sealed class Contestant : IDisposable
     private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(4);
     private static readonly TimeSpan Quiet = TimeSpan.FromSeconds(1);
 
-    // Enough to have the caches filled again.
-    private static readonly TimeSpan Settling = TimeSpan.FromMilliseconds(20);
-    private static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(180);
-
     private readonly Backend _backend;
     private readonly LoadGenerator _load;
 
@@ -31,7 +27,7 @@ internal sealed class Contestant : IDisposable
             var quiet = Stopwatch.StartNew();
             for (long compiled = -1; quiet.Elapsed < Quiet;)
             {
-                _load.Run(Settling);
+                _load.Run(Turns.Settling);
                 if (JitInfo.GetCompiledMethodCount() is var now && now != compiled)
                 {
                     compiled = now;
@@ -58,8 +54,8 @@ internal sealed class Contestant : IDisposable
     public (double Begin, double End, double Mpps) Run()
     {
         _backend.Resume();
-        _load.Run(Settling);
-        (double Begin, double End, double Mpps) slice = _load.Run(Slice);
+        _load.Run(Turns.Settling);
+        (double Begin, double End, double Mpps) slice = _load.Run(Turns.Slice);
         _load.Drain();
         _backend.Pause();
         return slice;

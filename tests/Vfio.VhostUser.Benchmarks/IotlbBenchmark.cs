@@ -19,7 +19,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         ("packed", VirtioFeatures.Version1 | VirtioFeatures.RingPacked),
     ];
 
-    private readonly Dictionary<(string Ring, Mapping Mapping, string State), List<Turns>> _turns = [];
+    private readonly Dictionary<(string Ring, Mapping Mapping, string State), List<Rates>> _turns = [];
 
     public int Run(string? json)
     {
@@ -42,7 +42,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
             {
                 foreach (Mapping mapping in mappings)
                 {
-                    if (_turns.TryGetValue((ring, mapping, state), out List<Turns>? turns))
+                    if (_turns.TryGetValue((ring, mapping, state), out List<Rates>? turns))
                     {
                         cells.Add(Cell(ring, mapping, state, turns));
                     }
@@ -75,7 +75,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
     }
 
     // The ratios are medians of ratios of turns that followed each other, not ratios of medians.
-    private static JsonObject Cell(string ring, Mapping mapping, string state, List<Turns> turns)
+    private static JsonObject Cell(string ring, Mapping mapping, string state, List<Rates> turns)
     {
         double theirs = Median(turns.Select(t => t.Peer));
         double ours = Median(turns.Select(t => t.Ours));
@@ -97,7 +97,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
 
     private void Measure(string ring, VirtioFeatures features, Mapping mapping)
     {
-        var slices = new List<(double Begin, double End, double Mpps)[]>();
+        List<(double Begin, double End, double Mpps)[]> slices = [];
         string misses = string.Empty;
         Exception? failure = null;
         var thread = new Thread(() =>
@@ -113,11 +113,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
                     contestants.Add(new Contestant(BackendKind.Ours, features, Mapping.None));
                 }
 
-                for (double end = LatencyWatch.Now + time.TotalSeconds; LatencyWatch.Now < end;)
-                {
-                    slices.Add([.. contestants.Select(c => c.Run())]);
-                }
-
+                slices = Turns.Take(time, [.. contestants.Select<Contestant, Turns.Side>(c => c.Run)]);
                 misses = string.Join(", ", contestants.Select(c => $"{c.Kind} {c.Misses}"));
             }
             catch (Exception e) when (e is InvalidOperationException or LinuxException or VhostUserProtocolException)
@@ -143,7 +139,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
             {
                 (string, Mapping, string) key = (ring, mapping, state);
                 _turns.TryAdd(key, []);
-                _turns[key].Add(new Turns(turn[0].Mpps, turn[1].Mpps, turn[^1].Mpps));
+                _turns[key].Add(new Rates(turn[0].Mpps, turn[1].Mpps, turn[^1].Mpps));
                 counted++;
             }
         }
@@ -152,5 +148,5 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
     }
 
     // What followed each other: the peer, ours, and ours without an IOMMU (where that is the cell itself, the same as ours).
-    private sealed record Turns(double Peer, double Ours, double None);
+    private sealed record Rates(double Peer, double Ours, double None);
 }

@@ -42,20 +42,18 @@ internal sealed class TestpmdPair : IDisposable
     public string Name { get; }
 
     /// <summary>One turn.</summary>
-    /// <param name="settling">What is not counted first.</param>
-    /// <param name="slice">How long is counted.</param>
     /// <returns>When it began and ended, and millions of frames a second.</returns>
     /// <exception cref="InvalidOperationException">There were none.</exception>
-    public (double Begin, double End, double Mpps) Run(TimeSpan settling, TimeSpan slice)
+    public (double Begin, double End, double Mpps) Run()
     {
         Signal(Signals.Continue);
-        Let(settling);
+        Pass(Turns.Settling);
         (double begin, long before) = Count();
-        Let(slice);
+        Pass(Turns.Slice);
         (double end, long after) = Count();
         Signal(Signals.Stop);
         return after == before
-            ? throw new InvalidOperationException($"{Name}: no frames in {slice.TotalMilliseconds} ms")
+            ? throw new InvalidOperationException($"{Name}: no frames in {Turns.Slice.TotalMilliseconds} ms")
             : (begin, end, (after - before) / (end - begin) / 1e6);
     }
 
@@ -75,9 +73,9 @@ internal sealed class TestpmdPair : IDisposable
     }
 
     // Nothing comes meanwhile, unless it ends.
-    private void Let(TimeSpan pass)
+    private void Pass(TimeSpan time)
     {
-        if (_telemetry.Poll(pass, SelectMode.SelectRead))
+        if (_telemetry.Poll(time, SelectMode.SelectRead))
         {
             throw new InvalidOperationException($"{Name}: the front-end has ended");
         }
