@@ -171,6 +171,37 @@ public sealed class InflightTests
         }
     }
 
+    // A busy packed ring holds used buffers back otherwise, and the record knows one batch at a time.
+    [TestMethod]
+    public void A_busy_device_with_a_record_shows_and_commits_every_batch()
+    {
+        const int Large = 256;
+        using var guest = new Guest();
+        using var record = new Record(Packed, Large);
+        (DriverQueue driver, NetQueue device) = guest.Ring(1, Packed, Large);
+        RingAddresses ring = device.Ring.Addresses;
+        RingPosition start = RingPosition.Start(Packed);
+        InflightRecord inflight = record.Open();
+        NetQueue busy = NetQueue.Create(
+            device.Ring with { Inflight = inflight, Position = inflight.Recover(ring, start, out _) }, new NetQueueCounters());
+        for (int i = 0; i < 3 * FrameBatch.Capacity; i++)
+        {
+            guest.Send(driver, Frame(i));
+        }
+
+        for (int batch = 0; batch < 2; batch++)
+        {
+            Assert.AreEqual(FrameBatch.Capacity, busy.Dequeue(guest.Batch));
+            guest.Batch.Clear();
+            Assert.AreEqual(FrameBatch.Capacity, driver.Reap(new Completion[Large]));
+        }
+
+        InflightRecord successor = record.Open();
+        Assert.AreEqual(busy.Position, successor.Recover(ring, start, out string? doubt));
+        Assert.IsNull(doubt);
+        Assert.IsFalse(successor.HasPending);
+    }
+
     [TestMethod]
     public void Receive_buffers_left_by_a_dead_device_go_back_unused()
     {
@@ -215,10 +246,13 @@ public sealed class InflightTests
         private readonly InflightDescription _description;
         private readonly bool _packed;
 
-        public Record(VirtioFeatures features)
+        private readonly int _size;
+
+        public Record(VirtioFeatures features, int size = Size)
         {
+            _size = size;
             _packed = features.HasFlag(VirtioFeatures.RingPacked);
-            var description = new InflightDescription { QueueCount = 2, QueueSize = Size };
+            var description = new InflightDescription { QueueCount = 2, QueueSize = (ushort)size };
             _file = InflightBuffer.Create(ref description, _packed, 2);
             _description = description;
         }
@@ -226,7 +260,7 @@ public sealed class InflightTests
         public InflightRecord Open()
         {
             _open.Add(InflightBuffer.Map(_file, _description, _packed));
-            return _open[^1].RecordFor(1, Size, _packed)!;
+            return _open[^1].RecordFor(1, _size, _packed)!;
         }
 
         // Mostly a record that looks like one, with a few wrong bytes.
