@@ -27,16 +27,7 @@ public sealed unsafe class LinuxKernel : IKernel
     public int Close(int descriptor) => LibC.close(descriptor) < 0 ? -LibC.errno : 0;
 
     /// <inheritdoc/>
-    public int Ioctl(int descriptor, uint request, void* argument)
-    {
-        int result;
-        do
-        {
-            result = LibC.ioctl(descriptor, request, argument);
-        }
-        while (result < 0 && LibC.errno == (int)Errno.EINTR);
-        return result < 0 ? -LibC.errno : result;
-    }
+    public int Ioctl(int descriptor, uint request, void* argument) => NativeCode.vfiopin_ioctl(descriptor, request, argument);
 
     /// <inheritdoc/>
     public nint Mmap(nuint length, int protection, int flags, int descriptor, long offset)

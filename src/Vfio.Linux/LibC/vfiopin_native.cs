@@ -18,6 +18,11 @@ internal static unsafe partial class NativeCode
     [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
     public static partial void vfiopin_sigbus_remove(nint range);
 
+    // The result is zero or more, or a negated errno; EINTR is tried again.
+    [LibraryImport(Library)]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
+    public static partial int vfiopin_ioctl(int descriptor, nuint request, void* argument);
+
     // A few instructions, which the usual way into native code would take longer than.
     [LibraryImport(Library)]
     [SuppressGCTransition]

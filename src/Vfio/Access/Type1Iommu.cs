@@ -73,22 +73,25 @@ public sealed unsafe class Type1Iommu
     /// <returns><see cref="Errno.None"/>, or why not.</returns>
     /// <remarks>Does not allocate. The pages stay where they are until the range is unmapped; until then only volatile accesses and
     /// system calls may touch what the device may write, and the memory must not be unmapped from this process.</remarks>
-    public Errno TryMap(IovaRange range, HostAddress address, DmaAccess access)
+    public Errno TryMap(IovaRange range, HostAddress address, DmaAccess access) => TryMap(range.First, range.Length, address, access);
+
+    /// <summary>As <see cref="TryMap(IovaRange, HostAddress, DmaAccess)"/>, by length.</summary>
+    internal Errno TryMap(Iova iova, ulong length, HostAddress address, DmaAccess access)
     {
         var map = new vfio_iommu_type1_dma_map
         {
             argsz = (uint)sizeof(vfio_iommu_type1_dma_map),
             flags = (uint)access,
             vaddr = address.Value,
-            iova = range.First.Value,
-            size = range.Length,
+            iova = iova.Value,
+            size = length,
         };
         // SAFETY: a local of the size that argsz says.
         int result = _kernel.Ioctl(_container.Number, vfio.VFIO_IOMMU_MAP_DMA, &map);
         return result < 0 ? (Errno)(-result) : Errno.None;
     }
 
-    /// <summary>Maps and pins a range with one call, as <see cref="TryMap"/>.</summary>
+    /// <summary>Maps and pins a range with one call, as <see cref="TryMap(IovaRange, HostAddress, DmaAccess)"/>.</summary>
     /// <param name="range">The IOVAs.</param>
     /// <param name="address">The host address of its first byte.</param>
     /// <param name="access">What the device may do.</param>

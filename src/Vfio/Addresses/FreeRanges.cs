@@ -1,36 +1,34 @@
-using System.Runtime.InteropServices;
-
 namespace Vfio;
 
 /// <summary>What is free of a 64-bit space: ascending, never touching ranges, both ends inclusive. Knows nothing of what the space
 /// is; <see cref="IovaAllocator"/> and the pool's segments give it a meaning.</summary>
-/// <remarks>Not thread-safe. Taking and giving allocate nothing but the growth of one list.</remarks>
+/// <remarks>Not thread-safe. Taking and giving allocate nothing but the growth of one array.</remarks>
 internal sealed class FreeRanges
 {
-    private readonly List<Free> _free = [];
+    private Free[] _free;
+    private int _count;
 
-    public FreeRanges()
-    {
-    }
+    public FreeRanges() => _free = new Free[4];
 
-    public FreeRanges(FreeRanges other) => _free.AddRange(other._free);
+    public FreeRanges(FreeRanges other) => (_free, _count) = ([.. other._free], other._count);
 
     /// <summary>The free ranges, ascending.</summary>
-    public ReadOnlySpan<Free> All => CollectionsMarshal.AsSpan(_free);
+    public ReadOnlySpan<Free> All => _free.AsSpan(0, _count);
 
     /// <summary>Takes <paramref name="length"/> bytes whose first is congruent to <paramref name="residue"/> modulo
     /// <paramref name="modulus"/>, out of the smallest range that has them: large ranges stay whole.</summary>
     public bool TryTake(ulong length, ulong modulus, ulong residue, bool fromTop, out ulong first)
     {
         int best = -1;
-        ulong bestSpan = 0;
+        ulong bestSpan = ulong.MaxValue;
         first = 0;
         ReadOnlySpan<Free> all = All;
         for (int i = 0; i < all.Length; i++)
         {
-            Free free = all[i];
+            ref readonly Free free = ref all[i];
             ulong span = free.Last - free.First;
-            if (span >= length - 1 && (best < 0 || span < bestSpan) && Fit(free, length, modulus, residue, fromTop, out ulong at))
+            // The smallest yet, or the first one that is the whole space.
+            if (span >= length - 1 && (span < bestSpan || best < 0) && Fit(free, length, modulus, residue, fromTop, out ulong at))
             {
                 (best, bestSpan, first) = (i, span, at);
                 if (span == length - 1)
@@ -68,27 +66,27 @@ internal sealed class FreeRanges
     {
         int below = IndexAtOrBelow(first);
         int above = below + 1;
-        if ((below >= 0 && _free[below].Last >= first) || (above < _free.Count && _free[above].First <= last))
+        if ((below >= 0 && _free[below].Last >= first) || (above < _count && _free[above].First <= last))
         {
             throw new InvalidOperationException($"0x{first:x}-0x{last:x} is free already");
         }
 
         bool joinsBelow = below >= 0 && _free[below].Last + 1 == first;
-        bool joinsAbove = above < _free.Count && last + 1 == _free[above].First;
+        bool joinsAbove = above < _count && last + 1 == _free[above].First;
         switch (joinsBelow, joinsAbove)
         {
             case (true, true):
-                _free[below] = new Free(_free[below].First, _free[above].Last);
-                _free.RemoveAt(above);
+                _free[below].Last = _free[above].Last;
+                RemoveAt(above);
                 break;
             case (true, false):
-                _free[below] = new Free(_free[below].First, last);
+                _free[below].Last = last;
                 break;
             case (false, true):
-                _free[above] = new Free(first, _free[above].Last);
+                _free[above].First = first;
                 break;
             case (false, false):
-                _free.Insert(above, new Free(first, last));
+                Insert(above, new Free { First = first, Last = last });
                 break;
         }
     }
@@ -97,7 +95,7 @@ internal sealed class FreeRanges
     private int IndexAtOrBelow(ulong position)
     {
         int low = 0;
-        int high = _free.Count - 1;
+        int high = _count - 1;
         while (low <= high)
         {
             int middle = (low + high) >>> 1;
@@ -116,29 +114,71 @@ internal sealed class FreeRanges
 
     private void Cut(int index, ulong first, ulong last)
     {
-        Free free = _free[index];
-        bool below = first > free.First;
-        bool above = last < free.Last;
-        if (below)
+        ref Free free = ref _free[index];
+        if (first == free.First)
         {
-            _free[index] = new Free(free.First, first - 1);
-            if (above)
+            if (last == free.Last)
             {
-                _free.Insert(index + 1, new Free(last + 1, free.Last));
+                RemoveAt(index);
             }
+            else
+            {
+                free.First = last + 1;
+            }
+
+            return;
         }
-        else if (above)
+
+        ulong end = free.Last;
+        free.Last = first - 1;
+        if (last < end)
         {
-            _free[index] = new Free(last + 1, free.Last);
-        }
-        else
-        {
-            _free.RemoveAt(index);
+            Insert(index + 1, new Free { First = last + 1, Last = end });
         }
     }
 
+    private void Insert(int index, Free range)
+    {
+        if (_count == _free.Length)
+        {
+            Array.Resize(ref _free, _count * 2);
+        }
+
+        if (index < _count)
+        {
+            MoveUp(index);
+        }
+
+        _free[index] = range;
+        _count++;
+    }
+
+    // Few are moved one by one, which is no call.
+    private void MoveUp(int index)
+    {
+        const int Few = 4;
+        Free[] free = _free;
+        int count = _count;
+        if (count - index > Few)
+        {
+            Array.Copy(free, index, free, index + 1, count - index);
+            return;
+        }
+
+        for (int i = count; i > index; i--)
+        {
+            free[i] = free[i - 1];
+        }
+    }
+
+    private void RemoveAt(int index)
+    {
+        _free.AsSpan(index + 1, _count - index - 1).CopyTo(_free.AsSpan(index));
+        _count--;
+    }
+
     // The remainder arithmetic is modulo 2^64 on purpose; wrapping past an end is tested for afterwards.
-    private static bool Fit(Free free, ulong length, ulong modulus, ulong residue, bool fromTop, out ulong at)
+    private static bool Fit(in Free free, ulong length, ulong modulus, ulong residue, bool fromTop, out ulong at)
     {
         unchecked
         {
@@ -155,5 +195,9 @@ internal sealed class FreeRanges
     }
 
     /// <summary>One free range.</summary>
-    internal readonly record struct Free(ulong First, ulong Last);
+    internal struct Free
+    {
+        public ulong First;
+        public ulong Last;
+    }
 }

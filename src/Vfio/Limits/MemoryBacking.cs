@@ -29,7 +29,7 @@ public static class MemoryBackings
         MemoryBacking.Huge1GiB => ByteSize.GiB,
         MemoryBacking.Huge2MiB or MemoryBacking.Transparent => 2 * ByteSize.MiB,
         MemoryBacking.Pages4KiB => 4 * ByteSize.KiB,
-        _ => throw new ArgumentOutOfRangeException(nameof(backing), backing, "no such backing"),
+        _ => throw Unknown(backing),
     };
 
     /// <summary>Whether the pages come out of the kernel's reserved huge pages.</summary>
@@ -46,7 +46,7 @@ public static class MemoryBackings
         MemoryBacking.Huge2MiB => "2MiB",
         MemoryBacking.Transparent => "thp",
         MemoryBacking.Pages4KiB => "4KiB",
-        _ => throw new ArgumentOutOfRangeException(nameof(backing), backing, "no such backing"),
+        _ => throw Unknown(backing),
     };
 
     /// <summary>Reads a name, in any case.</summary>
@@ -67,4 +67,6 @@ public static class MemoryBackings
         backing = default;
         return false;
     }
+
+    private static ArgumentOutOfRangeException Unknown(MemoryBacking backing) => new(nameof(backing), backing, "no such backing");
 }

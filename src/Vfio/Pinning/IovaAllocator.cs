@@ -49,14 +49,23 @@ public sealed class IovaAllocator
     public bool TryAllocate(ulong length, HostAddress congruentTo, ulong modulus, out IovaRange range)
     {
         ArgumentOutOfRangeException.ThrowIfZero(length);
-        if ((length & (Page - 1)) != 0 || !_free.TryTake(length, modulus, congruentTo.Value, fromTop: false, out ulong first))
+        if (!TryTake(length, congruentTo, modulus, out Iova first))
         {
             range = default;
             return false;
         }
 
-        range = IovaRange.Of(new Iova(first), length);
+        range = IovaRange.Of(first, length);
         return true;
+    }
+
+    /// <summary>As <see cref="TryAllocate"/>, for a length that is not zero.</summary>
+    internal bool TryTake(ulong length, HostAddress congruentTo, ulong modulus, out Iova first)
+    {
+        ulong at = 0;
+        bool found = (length & (Page - 1)) == 0 && _free.TryTake(length, modulus, congruentTo.Value, fromTop: false, out at);
+        first = new Iova(at);
+        return found;
     }
 
     /// <summary>Takes exactly this range.</summary>

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Vfio;
 
 /// <summary>The live mappings of one container, ordered by host address, none overlapping another. Chunks of a fixed size keep inserting
@@ -7,8 +9,10 @@ namespace Vfio;
 internal sealed class LiveMappings
 {
     private const int ChunkSize = 256;
-    private readonly List<Chunk> _chunks = [];
-    private readonly Stack<Chunk> _spare = new();
+
+    // The chunks in use, none of them empty but the first when it is the only one, then those that are kept for later.
+    private Chunk[] _chunks = [new Chunk()];
+    private int _used = 1;
 
     /// <summary>Entries.</summary>
     public int Count { get; private set; }
@@ -27,7 +31,7 @@ internal sealed class LiveMappings
     }
 
     /// <summary>Whether no mapping shares a byte with <paramref name="range"/>, and then the place that one of it would come after.</summary>
-    public bool IsFree(HostRange range, out Place place)
+    public bool IsFree(in HostRange range, out Place place)
     {
         // None overlaps another, so if any reaches into the range, the last one that starts before its end does.
         place = LastAtOrBelow(range.Last);
@@ -43,7 +47,7 @@ internal sealed class LiveMappings
             place = Next(place);
         }
 
-        while (place.Chunk < _chunks.Count && this[place].Host <= range.Last)
+        while (place.Chunk < _used && this[place].Host <= range.Last)
         {
             yield return this[place];
             place = Next(place);
@@ -53,26 +57,23 @@ internal sealed class LiveMappings
     /// <summary>Every mapping, ascending.</summary>
     public IEnumerable<LiveMapping> All()
     {
-        foreach (Chunk chunk in _chunks)
+        for (int c = 0; c < _used; c++)
         {
-            for (int i = 0; i < chunk.Count; i++)
+            for (int i = 0; i < _chunks[c].Count; i++)
             {
-                yield return chunk.Items[i];
+                yield return _chunks[c].Items[i];
             }
         }
     }
 
-    /// <summary>Makes sure that the next <see cref="InsertAfter"/>, and removing it again, allocates nothing: what the kernel has mapped
-    /// must not be lost because there is no memory to note it down.</summary>
+    /// <summary>Makes sure that the next <see cref="InsertAfter"/> allocates nothing: what the kernel has mapped must not be lost because
+    /// there is no memory to note it down.</summary>
     public void Reserve()
     {
-        if (_spare.Count == 0)
+        if (_used == _chunks.Length)
         {
-            _spare.Push(new Chunk());
+            AddChunk();
         }
-
-        _chunks.EnsureCapacity(_chunks.Count + 1);
-        _spare.EnsureCapacity(_spare.Count + _chunks.Count + 1);
     }
 
     /// <summary>Adds a mapping that overlaps none.</summary>
@@ -80,27 +81,13 @@ internal sealed class LiveMappings
     /// <param name="mapping">The mapping.</param>
     public void InsertAfter(Place place, in LiveMapping mapping)
     {
-        if (_chunks.Count == 0)
-        {
-            _chunks.Add(Fresh());
-        }
-
         Chunk chunk = _chunks[place.Chunk];
         int index = place.Index + 1;
         if (chunk.Count == ChunkSize)
         {
-            Chunk upper = Fresh();
-            // Pinning page by page goes upwards: splitting at the end leaves full chunks behind, splitting in the middle half-full ones.
-            int keep = index == ChunkSize ? ChunkSize : ChunkSize / 2;
-            Array.Copy(chunk.Items, keep, upper.Items, 0, ChunkSize - keep);
-            upper.Count = ChunkSize - keep;
-            chunk.Count = keep;
-            _chunks.Insert(place.Chunk + 1, upper);
-            if (index >= keep)
-            {
-                chunk = upper;
-                index -= keep;
-            }
+            Split(ref place);
+            chunk = _chunks[place.Chunk];
+            index = place.Index + 1;
         }
 
         if (index < chunk.Count)
@@ -122,26 +109,51 @@ internal sealed class LiveMappings
         Count--;
         chunk.Count--;
         Array.Copy(chunk.Items, place.Index + 1, chunk.Items, place.Index, chunk.Count - place.Index);
-        if (chunk.Count == 0)
+        if (chunk.Count == 0 && _used > 1)
         {
-            _chunks.RemoveAt(place.Chunk);
-            _spare.Push(chunk);
+            _used--;
+            Array.Copy(_chunks, place.Chunk + 1, _chunks, place.Chunk, _used - place.Chunk);
+            _chunks[_used] = chunk;
         }
     }
 
-    private Chunk Fresh() => _spare.TryPop(out Chunk? chunk) ? chunk : new Chunk();
+    private void AddChunk() => _chunks = [.. _chunks, new Chunk()];
+
+    // Makes two of a full chunk, and moves the place along.
+    private void Split(ref Place place)
+    {
+        Chunk lower = _chunks[place.Chunk];
+        Chunk upper = _chunks[_used];
+        // Pinning page by page goes upwards: splitting at the end leaves full chunks behind, splitting in the middle half-full ones.
+        int keep = place.Index + 1 == ChunkSize ? ChunkSize : ChunkSize / 2;
+        Array.Copy(lower.Items, keep, upper.Items, 0, ChunkSize - keep);
+        upper.Count = ChunkSize - keep;
+        lower.Count = keep;
+        int at = place.Chunk + 1;
+        Array.Copy(_chunks, at, _chunks, at + 1, _used - at);
+        _chunks[at] = upper;
+        _used++;
+        if (place.Index + 1 >= keep)
+        {
+            place = new Place(at, place.Index - keep);
+        }
+    }
 
     // The place of the last mapping that starts at or below the address; index -1 of the first chunk when there is none.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private Place LastAtOrBelow(HostAddress address)
     {
-        int low = 0;
-        int high = _chunks.Count - 1;
         // Pinning mostly goes upwards, past everything.
-        if (high >= 0 && _chunks[high] is var top && top.Items[top.Count - 1].Host <= address)
-        {
-            return new Place(high, top.Count - 1);
-        }
+        int last = _used - 1;
+        Chunk top = _chunks[last];
+        int index = top.Count - 1;
+        return index < 0 || top.Items[index].Host <= address ? new Place(last, index) : Search(address);
+    }
 
+    private Place Search(HostAddress address)
+    {
+        int low = 0;
+        int high = _used - 1;
         while (low <= high)
         {
             int middle = (low + high) >>> 1;
@@ -181,9 +193,7 @@ internal sealed class LiveMappings
     }
 
     private Place Next(Place place) =>
-        place.Chunk < _chunks.Count && place.Index + 1 < _chunks[place.Chunk].Count
-            ? new Place(place.Chunk, place.Index + 1)
-            : new Place(place.Chunk + 1, 0);
+        place.Index + 1 < _chunks[place.Chunk].Count ? new Place(place.Chunk, place.Index + 1) : new Place(place.Chunk + 1, 0);
 
     /// <summary>Where an entry is.</summary>
     internal readonly record struct Place(int Chunk, int Index);

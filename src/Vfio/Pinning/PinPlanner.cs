@@ -54,13 +54,13 @@ public static class PinPlanner
 
     /// <summary>Takes IOVAs for one range in one piece, where the IOMMU can use pages as large as the range holds; no plan is made, and
     /// false says only that there must be one.</summary>
-    internal static bool TryAllocate(in PinRange range, ulong pageSizes, IovaAllocator allocator, out IovaRange iova)
+    internal static bool TryAllocate(in PinRange range, ulong pageSizes, IovaAllocator allocator, out Iova iova)
     {
         iova = default;
         ulong first = range.Host.First.Value;
         ulong last = range.Host.Last.Value;
         return IsInWholePages(range.Host) && GivesAccess(range.Access)
-            && TryAllocate(new Run(first, last, range.Access, LargestPage(first, last, range.Backing.PageSize(), pageSizes)), allocator, out iova);
+            && TryAllocate(first, last - first + 1, LargestPage(first, last, range.Backing.PageSize(), pageSizes), allocator, out iova);
     }
 
     internal static PinProblem EntriesShort(ulong need, ulong have) => new(
@@ -226,9 +226,9 @@ public static class PinPlanner
 
         while (true)
         {
-            if (TryAllocate(run, allocator, out IovaRange range))
+            if (TryAllocate(run.First, run.Length, run.LargePage, allocator, out Iova iova))
             {
-                Cut(run, range.First, options.Grain, maps);
+                Cut(run, iova, options.Grain, maps);
                 return;
             }
 
@@ -242,12 +242,12 @@ public static class PinPlanner
             }
 
             Run first = run with { Last = run.First + part - 1 };
-            if (!TryAllocate(first, allocator, out range))
+            if (!TryAllocate(first.First, first.Length, first.LargePage, allocator, out iova))
             {
                 throw new InvalidOperationException($"{part} bytes of IOVA are free and cannot be had");
             }
 
-            Cut(first, range.First, options.Grain, maps);
+            Cut(first, iova, options.Grain, maps);
             run = run with { First = first.Last + 1 };
         }
     }
@@ -258,17 +258,22 @@ public static class PinPlanner
         refused.Add(new PinFailure(Host(run.First, run.Last), problem.Errno, problem.Cause, problem.Cure));
     }
 
-    private static bool TryAllocate(Run run, IovaAllocator allocator, out IovaRange range)
+    // Congruent modulo the largest page that the memory can use, or else modulo smaller ones.
+    private static bool TryAllocate(ulong first, ulong length, ulong largePage, IovaAllocator allocator, out Iova iova) =>
+        allocator.TryTake(length, new HostAddress(first), largePage, out iova)
+            || TryAllocateBelow(first, length, largePage, allocator, out iova);
+
+    private static bool TryAllocateBelow(ulong first, ulong length, ulong largePage, IovaAllocator allocator, out Iova iova)
     {
         foreach (ulong modulus in LargePages)
         {
-            if (modulus <= run.LargePage && allocator.TryAllocate(run.Length, new HostAddress(run.First), modulus, out range))
+            if (modulus < largePage && allocator.TryTake(length, new HostAddress(first), modulus, out iova))
             {
                 return true;
             }
         }
 
-        return allocator.TryAllocate(run.Length, new HostAddress(run.First), Page, out range);
+        return allocator.TryTake(length, new HostAddress(first), Page, out iova);
     }
 
     // Cuts at multiples of the grain in host addresses, so that large pages stay whole.

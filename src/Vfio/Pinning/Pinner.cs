@@ -80,6 +80,9 @@ public sealed class Pinner
         }
     }
 
+    /// <summary>The lock, for those whose steps belong together.</summary>
+    internal Lock Lock => _lock;
+
     /// <summary>The kernel's dirty tracking of the container.</summary>
     internal KernelDirtyTracking KernelTracking { get; }
 
@@ -153,9 +156,9 @@ public sealed class Pinner
 
         lock (_lock)
         {
-            return TryStraight(range, options, out DmaMapping asked, out Errno answer)
-                ? new RegisteredMemory(this, asked)
-                : RegisterByPlan([range], options, asked, answer);
+            return TryStraight(range, options, out Iova iova, out Errno answer)
+                ? new RegisteredMemory(this, new DmaMapping(range.Host, IovaRange.Of(iova, range.Host.Length), range.Access))
+                : RegisterByPlan(range, options, iova, answer);
         }
     }
 
@@ -186,19 +189,13 @@ public sealed class Pinner
             }
 
             FollowValidRanges();
-            if (!_allocator.TryAllocate(Page, page, Page, out IovaRange iova))
+            if (!_allocator.TryTake(Page, page, Page, out Iova iova))
             {
                 throw NoIova(page).Exception();
             }
 
-            Errno errno = TryMap(new DmaMapping(HostRange.Of(page, Page), iova, access), place);
-            if (errno != Errno.None)
-            {
-                _allocator.Release(iova);
-                throw VfioFailure.Exception("VFIO_IOMMU_MAP_DMA", errno, Type1Iommu.Describe(iova, page, access));
-            }
-
-            return iova.First;
+            Errno errno = TryMap(page, iova, Page, access, place);
+            return errno == Errno.None ? iova : throw Refused(page, iova, access, errno);
         }
     }
 
@@ -218,7 +215,7 @@ public sealed class Pinner
     internal Errno TryMap(in DmaMapping mapping)
     {
         _ = _live.IsFree(mapping.Host, out LiveMappings.Place place);
-        return TryMap(mapping, place);
+        return TryMap(mapping.Host.First, mapping.Iova.First, mapping.Host.Length, mapping.Access, place);
     }
 
     /// <summary>Adds a reference to the mapping that starts there. The lock is held.</summary>
@@ -274,15 +271,6 @@ public sealed class Pinner
     /// <summary>Gives back IOVAs that a plan took and nothing was mapped at. The lock is held.</summary>
     internal void GiveBack(IovaRange range) => _allocator.Release(range);
 
-    /// <summary>Runs a step with the lock held.</summary>
-    internal void Locked(Action step)
-    {
-        lock (_lock)
-        {
-            step();
-        }
-    }
-
     // What PinPage throws is made outside of it, so that the straight way is short.
     private static ArgumentException NoPage(HostAddress page, DmaAccess access) =>
         new($"{page} for {access}: a page starts at a multiple of 4 KiB, and the device is given Read, Write or both");
@@ -294,30 +282,30 @@ public sealed class Pinner
     private static PinFailure NoIova(HostAddress page) =>
         new(HostRange.Of(page, Page), Errno.ENOSPC, "no IOVA is free", "release memory that is pinned");
 
-    private Errno TryMap(in DmaMapping mapping, LiveMappings.Place place)
+    private LinuxException Refused(HostAddress page, Iova iova, DmaAccess access, Errno errno)
+    {
+        IovaRange range = IovaRange.Of(iova, Page);
+        _allocator.Release(range);
+        return VfioFailure.Exception("VFIO_IOMMU_MAP_DMA", errno, Type1Iommu.Describe(range, page, access));
+    }
+
+    private Errno TryMap(HostAddress host, Iova iova, ulong length, DmaAccess access, LiveMappings.Place place)
     {
         _live.Reserve();
         _mapCalls++;
-        Errno errno = _iommu.TryMap(mapping.Iova, mapping.Host.First, mapping.Access);
+        Errno errno = _iommu.TryMap(iova, length, host, access);
         if (errno == Errno.None)
         {
-            _live.InsertAfter(place, new LiveMapping
-            {
-                Host = mapping.Host.First,
-                Iova = mapping.Iova.First,
-                Length = mapping.Host.Length,
-                References = 1,
-                Access = mapping.Access,
-            });
+            _live.InsertAfter(place, new LiveMapping { Host = host, Iova = iova, Length = length, References = 1, Access = access });
         }
 
         return errno;
     }
 
-    // One map of the whole range, if it needs nothing else. When the kernel refuses it, asked is what it refused.
-    private bool TryStraight(in PinRange range, PinOptions options, out DmaMapping asked, out Errno answer)
+    // One map of the whole range, if it needs nothing else. When the kernel refuses it, answer says why.
+    private bool TryStraight(in PinRange range, PinOptions options, out Iova iova, out Errno answer)
     {
-        (asked, answer) = (default, Errno.None);
+        (iova, answer) = (default, Errno.None);
         if (options.Grain != 0 || options.At is not null)
         {
             return false;
@@ -325,20 +313,29 @@ public sealed class Pinner
 
         FollowValidRanges();
         if (!_live.IsFree(range.Host, out LiveMappings.Place place)
-            || !PinPlanner.TryAllocate(range, _iommu.PageSizes, _allocator, out IovaRange iova))
+            || !PinPlanner.TryAllocate(range, _iommu.PageSizes, _allocator, out iova))
         {
             return false;
         }
 
-        asked = new DmaMapping(range.Host, iova, range.Access);
-        answer = TryMap(asked, place);
+        ulong length = range.Host.Length;
+        answer = TryMap(range.Host.First, iova, length, range.Access, place);
         if (answer == Errno.None)
         {
             return true;
         }
 
-        _allocator.Release(iova);
+        _allocator.Release(IovaRange.Of(iova, length));
         return false;
+    }
+
+    // The straight way was no way: nothing was asked of the kernel (no answer), or it refused the whole range at this IOVA.
+    private RegisteredMemory RegisterByPlan(in PinRange range, PinOptions options, Iova iova, Errno answer)
+    {
+        DmaMapping asked = answer == Errno.None
+            ? default
+            : new DmaMapping(range.Host, IovaRange.Of(iova, range.Host.Length), range.Access);
+        return RegisterByPlan([range], options, asked, answer);
     }
 
     private RegisteredMemory RegisterByPlan(IReadOnlyList<PinRange> ranges, PinOptions options, in DmaMapping asked, Errno answer)

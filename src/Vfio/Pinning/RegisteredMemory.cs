@@ -8,7 +8,10 @@ namespace Vfio;
 public sealed class RegisteredMemory : IDisposable
 {
     private readonly Pinner _pinner;
-    private readonly DmaMapping[] _mappings;
+    // Null where there is one mapping and no more.
+    private readonly DmaMapping[]? _mappings;
+    private readonly DmaMapping _only;
+    private readonly IReadOnlyList<PinFailure>? _failures;
     private int _count;
 
     internal RegisteredMemory(Pinner pinner, IReadOnlyList<DmaMapping> mappings, IReadOnlyList<PinFailure> failures)
@@ -16,22 +19,24 @@ public sealed class RegisteredMemory : IDisposable
         _pinner = pinner;
         _mappings = [.. mappings.OrderBy(m => m.Host.First)];
         _count = _mappings.Length;
-        Failures = failures;
+        _failures = failures;
     }
 
     internal RegisteredMemory(Pinner pinner, in DmaMapping mapping)
     {
         _pinner = pinner;
-        _mappings = [mapping];
+        _only = mapping;
         _count = 1;
-        Failures = [];
     }
 
     /// <summary>The IOMMU entries that it uses, by host address. One that existed before may reach beyond what was registered.</summary>
-    public IReadOnlyList<DmaMapping> Mappings => new ArraySegment<DmaMapping>(_mappings, 0, _count);
+    public IReadOnlyList<DmaMapping> Mappings =>
+        _mappings is null ? All.ToArray() : new ArraySegment<DmaMapping>(_mappings, 0, _count);
 
     /// <summary>The pages that could not be pinned; always empty with <see cref="PinPolicy.AllOrNothing"/>.</summary>
-    public IReadOnlyList<PinFailure> Failures { get; }
+    public IReadOnlyList<PinFailure> Failures => _failures ?? [];
+
+    private ReadOnlySpan<DmaMapping> All => _mappings is null ? new ReadOnlySpan<DmaMapping>(in _only)[.._count] : _mappings.AsSpan(0, _count);
 
     /// <summary>Where a device finds a host address.</summary>
     /// <param name="address">The host address.</param>
@@ -40,12 +45,13 @@ public sealed class RegisteredMemory : IDisposable
     /// <returns>False when the address is not pinned by this object.</returns>
     public bool TryTranslate(HostAddress address, out Iova iova, out ulong contiguous)
     {
+        ReadOnlySpan<DmaMapping> all = All;
         int low = 0;
-        int high = _count - 1;
+        int high = all.Length - 1;
         while (low <= high)
         {
             int middle = (low + high) >>> 1;
-            DmaMapping mapping = _mappings[middle];
+            ref readonly DmaMapping mapping = ref all[middle];
             if (mapping.Host.Contains(address))
             {
                 iova = mapping.Iova.First + (address - mapping.Host.First);
@@ -72,12 +78,15 @@ public sealed class RegisteredMemory : IDisposable
     public void Dispose() => ReleaseFrom(new HostAddress(0));
 
     /// <summary>Releases the mappings that start at or after an address.</summary>
-    internal void ReleaseFrom(HostAddress first) => _pinner.Locked(() =>
+    internal void ReleaseFrom(HostAddress first)
     {
-        while (_count > 0 && _mappings[_count - 1].Host.First >= first)
+        lock (_pinner.Lock)
         {
-            _pinner.ReleaseOne(_mappings[_count - 1].Host.First);
-            _count--;
+            while (_count > 0 && All[_count - 1].Host.First is var last && last >= first)
+            {
+                _pinner.ReleaseOne(last);
+                _count--;
+            }
         }
-    });
+    }
 }
