@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, HUGE = 2 << 20, REGION = 64 << 20, MOST_REPEATS = 101 };
+enum { PAGE = 4096, HUGE = 2 << 20, REGION = 64 << 20, MOST_REPEATS = 21 };
 static const unsigned long long IOVA = 0x10000000ull;
 static int container;
 
@@ -63,8 +63,9 @@ static double median(double *values, int n)
 static void cell(const char *backing, char *memory, int pages)
 {
     double single[MOST_REPEATS], range[MOST_REPEATS];
-    int repeats = pages == 1 ? MOST_REPEATS : pages <= 512 ? 15 : 5;
-    for (int r = 0; r < repeats && pages <= 512; r++) {
+    int once = pages == 1 ? MOST_REPEATS : pages <= 512 ? 3 : 0;
+    int repeats = pages <= 512 ? MOST_REPEATS : 3;
+    for (int r = 0; r < once; r++) {
         double begin = now();
         for (int i = 0; i < pages; i++) map(memory + (long)i * PAGE, IOVA + (long)i * PAGE, PAGE);
         single[r] = now() - begin;
@@ -76,7 +77,7 @@ static void cell(const char *backing, char *memory, int pages)
         range[r] = now() - begin;
         unmap(IOVA, (long)pages * PAGE);
     }
-    if (pages <= 512) printf("%s %d %.0f %.0f\n", backing, pages, median(single, repeats), median(range, repeats));
+    if (once) printf("%s %d %.0f %.0f\n", backing, pages, median(single, once), median(range, repeats));
     else printf("%s %d - %.0f\n", backing, pages, median(range, repeats));
 }
 

@@ -13,6 +13,8 @@ internal static unsafe class MapBenchmark
     private const ulong Huge = 2ul << 20;
     private const ulong Region = 64ul << 20;
     private const int MostOneByOne = 512;
+    private const int MostRepeats = 21;
+    private const int FewRepeats = 3;
     private static readonly TimeSpan Quiet = TimeSpan.FromSeconds(1);
 
     public static int Run(PciAddress address)
@@ -81,20 +83,19 @@ internal static unsafe class MapBenchmark
 
     private static void Cell(Pinner pinner, string name, HostAddress memory, int pages, MemoryBacking backing)
     {
-        int repeats = pages == 1 ? 101 : pages <= MostOneByOne ? 15 : 5;
-        double[] single = new double[repeats];
-        double[] range = new double[repeats];
-        for (int r = 0; r < repeats && pages <= MostOneByOne; r++)
+        double[] single = new double[pages == 1 ? MostRepeats : pages <= MostOneByOne ? FewRepeats : 0];
+        double[] range = new double[pages <= MostOneByOne ? MostRepeats : FewRepeats];
+        for (int r = 0; r < single.Length; r++)
         {
             single[r] = OneByOne(pinner, memory, pages);
         }
 
-        for (int r = 0; r < repeats; r++)
+        for (int r = 0; r < range.Length; r++)
         {
             range[r] = Range(pinner, memory, pages, backing);
         }
 
-        string oneByOne = pages <= MostOneByOne ? Measure.Text(Measure.Median(single)) : "-";
+        string oneByOne = single.Length > 0 ? Measure.Text(Measure.Median(single)) : "-";
         Measure.Print($"{name} {pages} {oneByOne} {Measure.Text(Measure.Median(range))}");
     }
 
