@@ -28,6 +28,7 @@ public sealed class IotlbView : IDisposable
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
     private IotlbSnapshot _snapshot = IotlbSnapshot.Empty;
     private ulong _key;
+    private bool _smallFirst;
     private int _questionCount;
     private IotlbSnapshot? _missedIn;
     private long _missedAt;
@@ -105,21 +106,25 @@ public sealed class IotlbView : IDisposable
     /// <param name="host">Where the first byte is, if the answer is <see cref="TranslationStatus.Translated"/>.</param>
     /// <param name="usable">Bytes from there on that may be used, at most <paramref name="length"/>.</param>
     /// <returns>What is known of the first byte.</returns>
+    [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        ref LastHit last = ref LastLarge(address);
-        if (!last.Holds(address, length, _key, access))
+        // Most devices have translations of one kind: its table first.
+        ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
+        if (!last.TryTranslate(address, length, _key, access, out host))
         {
-            last = ref Last(address);
-            if (!last.Holds(address, length, _key, access))
+            last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
+            if (!last.TryTranslate(address, length, _key, access, out host))
             {
-                return Search(address, length, access, out host, out usable);
+                // By way of locals of its own, so that the caller's stay in registers.
+                TranslationStatus status = Search(address, length, access, out HostAddress found, out uint foundUsable);
+                (host, usable) = (found, foundUsable);
+                return status;
             }
         }
 
         _hits++;
-        host = new HostAddress(last.Host + Speculation.Clamp(unchecked(address.Value - last.First), last.Span));
         usable = length;
         return TranslationStatus.Translated;
     }
@@ -164,15 +169,22 @@ public sealed class IotlbView : IDisposable
         AccessFailures = counters.AccessFailures + Volatile.Read(ref _accessFailures),
     };
 
-    // Fibonacci hashing (Knuth, TAOCP 6.4): the plain page number would have buffers at one place of many large pages meet in one entry.
+    // Neighbouring pages have neighbouring entries, so that buffers that follow each other share cache lines here too. Where the entries
+    // of so many pages start is hashed (Fibonacci hashing: Knuth, TAOCP 6.4), as buffers at one place of many large pages would meet.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static uint IndexOf(ulong page, int bits) => (uint)(unchecked(page * 0x9E37_79B9_7F4A_7C15) >> (64 - bits));
+    private ref LastHit Last(Iova address)
+    {
+        ulong page = address.Value / IotlbQuestion.PageSize;
+        ulong start = unchecked((page >> LastHitBits) * 0x9E37_79B9_7F4A_7C15) >> (64 - LastHitBits);
+        return ref _lastHits[unchecked((uint)(page + start)) & ((1u << LastHitBits) - 1)];
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ref LastHit Last(Iova address) => ref _lastHits[IndexOf(address.Value / IotlbQuestion.PageSize, LastHitBits)];
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ref LastHit LastLarge(Iova address) => ref _lastLargeHits[IndexOf(address.Value / LargePage, LastLargeHitBits)];
+    private ref LastHit LastLarge(Iova address)
+    {
+        ulong page = address.Value / LargePage;
+        return ref _lastLargeHits[unchecked((uint)(page ^ (page >> LastLargeHitBits))) & ((1u << LastLargeHitBits) - 1)];
+    }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private TranslationStatus Search(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
@@ -181,7 +193,8 @@ public sealed class IotlbView : IDisposable
         {
             ulong span = found.Range.Last - found.Range.First;
             ulong offset = address - found.Range.First;
-            ref LastHit last = ref span >= LargePage - 1 ? ref LastLarge(address) : ref Last(address);
+            _smallFirst = span < LargePage - 1;
+            ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
             last = new LastHit(found.Range.First.Value, span, found.Host.Value, _key | (ulong)found.Access);
             host = new HostAddress(found.Host.Value + Speculation.Clamp(offset, span));
             usable = (uint)Math.Min(length - 1, span - offset) + 1;
@@ -263,11 +276,13 @@ public sealed class IotlbView : IDisposable
         public readonly ulong Key = key;
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public bool Holds(Iova address, uint length, ulong key, DmaAccess access)
+        public bool TryTranslate(Iova address, uint length, ulong key, DmaAccess access, out HostAddress host)
         {
             ulong offset = unchecked(address.Value - First);
+            ulong span = Span;
+            host = new HostAddress(unchecked(Host + Speculation.Clamp(offset, span)));
             // One comparison for both: the same generation, and the access among what is allowed.
-            return (Key & (~3ul | (ulong)access)) == (key | (ulong)access) && offset <= Span && length - 1 <= Span - offset;
+            return (Key & (~3ul | (ulong)access)) == (key | (ulong)access) && offset <= span && length - 1 <= span - offset;
         }
     }
 }

@@ -18,6 +18,7 @@ internal struct GuestMemoryTranslator : ITranslator
     }
 
     /// <inheritdoc/>
+    [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(
         BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable)
@@ -30,7 +31,10 @@ internal struct GuestMemoryTranslator : ITranslator
             return TranslationStatus.Translated;
         }
 
-        return Find(address, length, out host, out usable);
+        // By way of locals of its own, so that the caller's stay in registers.
+        TranslationStatus status = Find(address, length, out HostAddress found, out uint foundUsable);
+        (host, usable) = (found, foundUsable);
+        return status;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
