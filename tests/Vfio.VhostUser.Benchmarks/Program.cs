@@ -28,8 +28,8 @@ switch (args)
             return TestpmdTurns.Run(TimeSpan.FromSeconds(double.Parse(seconds, CultureInfo.InvariantCulture)), counter, pairs, watch);
         }
 
-    case ["revoke", string count]:
-        return RevokeBenchmark.Run(long.Parse(count, CultureInfo.InvariantCulture));
+    case ["revoke", string count, string rings]:
+        return RevokeBenchmark.Run(long.Parse(count, CultureInfo.InvariantCulture), rings);
     case ["batches"]:
         BatchBenchmark.Run();
         return 0;
