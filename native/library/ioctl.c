@@ -1,6 +1,6 @@
 /*
- * ioctl(2) with its error number as the result. In .NET the error number of a call is fetched from the thread, kept in a
- * second place of the thread and fetched from there, which takes as long as the calls that map one page in the fastest kernels.
+ * ioctl(2) with its error number as the result. .NET clears the thread's error number before a call, fetches it after, keeps it
+ * in a second place of the thread, and is asked for it there: four calls more around each one that pins a page.
  */
 #include <errno.h>
 #include <sys/ioctl.h>

@@ -28,6 +28,7 @@ public sealed class IotlbView : IDisposable
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
     private IotlbSnapshot _snapshot = IotlbSnapshot.Empty;
     private ulong _key;
+    // Which table the last search filled: the likelier one to have the next translation.
     private bool _smallFirst;
     private int _questionCount;
     private IotlbSnapshot? _missedIn;
@@ -110,14 +111,13 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        // Most devices have translations of one kind: its table first.
         ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
         if (!last.TryTranslate(address, length, _key, access, out host))
         {
             last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
             if (!last.TryTranslate(address, length, _key, access, out host))
             {
-                // By way of locals of its own, so that the caller's stay in registers.
+                // By way of locals of its own, not cleared beforehand, so that the caller's stay in registers.
                 TranslationStatus status = Search(address, length, access, out HostAddress found, out uint foundUsable);
                 (host, usable) = (found, foundUsable);
                 return status;

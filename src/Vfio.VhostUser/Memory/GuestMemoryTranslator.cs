@@ -31,7 +31,7 @@ internal struct GuestMemoryTranslator : ITranslator
             return TranslationStatus.Translated;
         }
 
-        // By way of locals of its own, so that the caller's stay in registers.
+        // By way of locals of its own, not cleared beforehand, so that the caller's stay in registers.
         TranslationStatus status = Find(address, length, out HostAddress found, out uint foundUsable);
         (host, usable) = (found, foundUsable);
         return status;

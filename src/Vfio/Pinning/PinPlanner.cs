@@ -263,6 +263,7 @@ public static class PinPlanner
         allocator.TryTake(length, new HostAddress(first), largePage, out iova)
             || TryAllocateBelow(first, length, largePage, allocator, out iova);
 
+    // Apart, so that the usual case is without the loop.
     private static bool TryAllocateBelow(ulong first, ulong length, ulong largePage, IovaAllocator allocator, out Iova iova)
     {
         foreach (ulong modulus in LargePages)
@@ -273,7 +274,8 @@ public static class PinPlanner
             }
         }
 
-        return allocator.TryTake(length, new HostAddress(first), Page, out iova);
+        iova = default;
+        return largePage > Page && allocator.TryTake(length, new HostAddress(first), Page, out iova);
     }
 
     // Cuts at multiples of the grain in host addresses, so that large pages stay whole.

@@ -9,7 +9,6 @@ public sealed class Pinner
 {
     private const ulong Page = 4096;
 
-    private readonly Lock _lock = new();
     private readonly Type1Iommu _iommu;
     private readonly Sysfs _sysfs;
     private readonly LiveMappings _live = new();
@@ -46,7 +45,7 @@ public sealed class Pinner
     {
         get
         {
-            lock (_lock)
+            lock (Lock)
             {
                 return _live.Count;
             }
@@ -58,7 +57,7 @@ public sealed class Pinner
     {
         get
         {
-            lock (_lock)
+            lock (Lock)
             {
                 return _live.Bytes;
             }
@@ -71,7 +70,7 @@ public sealed class Pinner
     {
         get
         {
-            lock (_lock)
+            lock (Lock)
             {
                 ulong sum = 0;
                 _kept.ForEach(m => sum += m.Length);
@@ -81,7 +80,7 @@ public sealed class Pinner
     }
 
     /// <summary>The lock, for those whose steps belong together.</summary>
-    internal Lock Lock => _lock;
+    internal Lock Lock { get; } = new();
 
     /// <summary>The kernel's dirty tracking of the container.</summary>
     internal KernelDirtyTracking KernelTracking { get; }
@@ -90,7 +89,7 @@ public sealed class Pinner
     /// <returns>A copy of the list.</returns>
     public IReadOnlyList<DmaMapping> Mappings()
     {
-        lock (_lock)
+        lock (Lock)
         {
             return [.. _live.All().Select(m => m.Mapping)];
         }
@@ -105,7 +104,7 @@ public sealed class Pinner
     public PinPlan Plan(IReadOnlyList<PinRange> ranges, PinOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(ranges);
-        lock (_lock)
+        lock (Lock)
         {
             PinLimits limits = Limits();
             return PinPlanner.Plan(ranges, limits, options ?? PinOptions.Default, _allocator.Clone(), _live);
@@ -133,7 +132,7 @@ public sealed class Pinner
             Populate(ranges, options);
         }
 
-        lock (_lock)
+        lock (Lock)
         {
             return RegisterByPlan(ranges, options, default, Errno.None);
         }
@@ -154,7 +153,7 @@ public sealed class Pinner
             Populate([range], options);
         }
 
-        lock (_lock)
+        lock (Lock)
         {
             return TryStraight(range, options, out Iova iova, out Errno answer)
                 ? new RegisteredMemory(this, new DmaMapping(range.Host, IovaRange.Of(iova, range.Host.Length), range.Access))
@@ -174,7 +173,7 @@ public sealed class Pinner
             throw NoPage(page, access);
         }
 
-        lock (_lock)
+        lock (Lock)
         {
             if (_live.TryFind(page, out LiveMappings.Place place))
             {
@@ -205,7 +204,7 @@ public sealed class Pinner
     /// <exception cref="LinuxException">It could not be unmapped; it stays pinned.</exception>
     public void ReleasePage(HostAddress page)
     {
-        lock (_lock)
+        lock (Lock)
         {
             ReleaseOne(page);
         }
@@ -255,7 +254,7 @@ public sealed class Pinner
     /// <returns>Whether it is free.</returns>
     internal bool FreeOrKeep(PoolMemory memory)
     {
-        lock (_lock)
+        lock (Lock)
         {
             if (!_live.IsFree(HostRange.Of(memory.Address, memory.Length), out _))
             {

@@ -13,32 +13,6 @@ public sealed class LiveMappingsTests
         Assert.AreEqual((Entries, 0L, 0, 0L), Fill(Entries));
     }
 
-    private static (int Noted, long AllocatedForIt, int Left, long AllocatedForStrikingOut) Fill(int entries)
-    {
-        var live = new LiveMappings();
-        long allocated = 0;
-        for (int i = 0; i < entries; i++)
-        {
-            // Upwards, and between what is there.
-            var host = new HostAddress(0x1000_0000UL + ((ulong)(i * 37 % entries) * 4096));
-            live.Reserve();
-            long before = GC.GetAllocatedBytesForCurrentThread();
-            Assert.IsTrue(live.IsFree(HostRange.Of(host, 4096), out LiveMappings.Place place));
-            live.InsertAfter(place, new LiveMapping { Host = host, Length = 4096, References = 1 });
-            allocated += GC.GetAllocatedBytesForCurrentThread() - before;
-        }
-
-        int noted = live.Count;
-        long removing = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < entries; i++)
-        {
-            _ = live.TryFind(new HostAddress(0x1000_0000UL + ((ulong)i * 4096)), out LiveMappings.Place place);
-            live.Remove(place);
-        }
-
-        return (noted, allocated, live.Count, GC.GetAllocatedBytesForCurrentThread() - removing);
-    }
-
     // Grows to several chunks and shrinks from its low end, twice, so that chunks are split, emptied and used anew.
     [TestMethod]
     [DataRow(1)]
@@ -89,5 +63,31 @@ public sealed class LiveMappingsTests
         }
 
         static HostRange Host(int page, int pages) => HostRange.Of(new HostAddress(0x1000_0000UL + ((ulong)page * 4096)), (ulong)pages * 4096);
+    }
+
+    private static (int Noted, long AllocatedForIt, int Left, long AllocatedForStrikingOut) Fill(int entries)
+    {
+        var live = new LiveMappings();
+        long allocated = 0;
+        for (int i = 0; i < entries; i++)
+        {
+            // Upwards, and between what is there.
+            var host = new HostAddress(0x1000_0000UL + ((ulong)(i * 37 % entries) * 4096));
+            live.Reserve();
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            Assert.IsTrue(live.IsFree(HostRange.Of(host, 4096), out LiveMappings.Place place));
+            live.InsertAfter(place, new LiveMapping { Host = host, Length = 4096, References = 1 });
+            allocated += GC.GetAllocatedBytesForCurrentThread() - before;
+        }
+
+        int noted = live.Count;
+        long removing = GC.GetAllocatedBytesForCurrentThread();
+        for (int i = 0; i < entries; i++)
+        {
+            _ = live.TryFind(new HostAddress(0x1000_0000UL + ((ulong)i * 4096)), out LiveMappings.Place place);
+            live.Remove(place);
+        }
+
+        return (noted, allocated, live.Count, GC.GetAllocatedBytesForCurrentThread() - removing);
     }
 }
