@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Vfio;
 
 /// <summary>What is free of a 64-bit space: ascending, never touching ranges, both ends inclusive. Knows nothing of what the space
@@ -8,16 +10,74 @@ internal sealed class FreeRanges
     private Free[] _free;
     private int _count;
 
-    public FreeRanges() => _free = new Free[4];
+    // What was given last is not joined with its neighbours before it must be: who takes and gives the same length over and over finds
+    // it whole. First behind Last where there is none; their difference is then no length.
+    private Free _given;
 
-    public FreeRanges(FreeRanges other) => (_free, _count) = ([.. other._free], other._count);
+    public FreeRanges()
+    {
+        _free = new Free[4];
+        ForgetGiven();
+    }
+
+    public FreeRanges(FreeRanges other) => (_free, _count, _given) = ([.. other._free], other._count, other._given);
 
     /// <summary>The free ranges, ascending.</summary>
-    public ReadOnlySpan<Free> All => _free.AsSpan(0, _count);
+    public ReadOnlySpan<Free> All
+    {
+        get
+        {
+            Join();
+            return _free.AsSpan(0, _count);
+        }
+    }
 
-    /// <summary>Takes <paramref name="length"/> bytes whose first is congruent to <paramref name="residue"/> modulo
-    /// <paramref name="modulus"/>, out of the smallest range that has them: large ranges stay whole.</summary>
+    /// <summary>Takes <paramref name="length"/> bytes, at least one, whose first is congruent to <paramref name="residue"/> modulo
+    /// <paramref name="modulus"/>: those that were given last if they are just that, else out of the smallest range that has them, so that
+    /// large ranges stay whole.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool TryTake(ulong length, ulong modulus, ulong residue, bool fromTop, out ulong first)
+    {
+        first = _given.First;
+        if (unchecked(_given.Last - first) == length - 1 && ((first ^ residue) & (modulus - 1)) == 0 && !fromTop)
+        {
+            ForgetGiven();
+            return true;
+        }
+
+        return TryTakeJoined(length, modulus, residue, fromTop, out first);
+    }
+
+    /// <summary>Takes exactly the range, if all of it is free.</summary>
+    public bool TryTakeExactly(ulong first, ulong last)
+    {
+        Join();
+        int i = IndexAtOrBelow(first);
+        if (i < 0 || last > _free[i].Last)
+        {
+            return false;
+        }
+
+        Cut(i, first, last);
+        return true;
+    }
+
+    /// <summary>Gives a range back.</summary>
+    /// <exception cref="InvalidOperationException">Part of it is free already.</exception>
+    public void Give(ulong first, ulong last)
+    {
+        Join();
+        int below = IndexAtOrBelow(first);
+        int above = below + 1;
+        if ((below >= 0 && _free[below].Last >= first) || (above < _count && _free[above].First <= last))
+        {
+            throw new InvalidOperationException($"0x{first:x}-0x{last:x} is free already");
+        }
+
+        _given = new Free { First = first, Last = last };
+    }
+
+    private bool TryTakeJoined(ulong length, ulong modulus, ulong residue, bool fromTop, out ulong first)
     {
         int best = -1;
         ulong bestSpan = ulong.MaxValue;
@@ -47,30 +107,20 @@ internal sealed class FreeRanges
         return true;
     }
 
-    /// <summary>Takes exactly the range, if all of it is free.</summary>
-    public bool TryTakeExactly(ulong first, ulong last)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void ForgetGiven() => (_given.First, _given.Last) = (1, 0);
+
+    // Joins what was given last with its neighbours.
+    private void Join()
     {
-        int i = IndexAtOrBelow(first);
-        if (i < 0 || last > _free[i].Last)
+        (ulong first, ulong last) = (_given.First, _given.Last);
+        if (first > last)
         {
-            return false;
+            return;
         }
 
-        Cut(i, first, last);
-        return true;
-    }
-
-    /// <summary>Gives a range back, joining it with its neighbours.</summary>
-    /// <exception cref="InvalidOperationException">Part of it is free already.</exception>
-    public void Give(ulong first, ulong last)
-    {
         int below = IndexAtOrBelow(first);
         int above = below + 1;
-        if ((below >= 0 && _free[below].Last >= first) || (above < _count && _free[above].First <= last))
-        {
-            throw new InvalidOperationException($"0x{first:x}-0x{last:x} is free already");
-        }
-
         bool joinsBelow = below >= 0 && _free[below].Last + 1 == first;
         bool joinsAbove = above < _count && last + 1 == _free[above].First;
         switch (joinsBelow, joinsAbove)
@@ -89,6 +139,8 @@ internal sealed class FreeRanges
                 Insert(above, new Free { First = first, Last = last });
                 break;
         }
+
+        ForgetGiven();
     }
 
     /// <summary>The last range that starts at or below <paramref name="position"/>, or -1.</summary>

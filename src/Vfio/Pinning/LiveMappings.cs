@@ -66,20 +66,11 @@ internal sealed class LiveMappings
         }
     }
 
-    /// <summary>Makes sure that the next <see cref="InsertAfter"/> allocates nothing: what the kernel has mapped must not be lost because
-    /// there is no memory to note it down.</summary>
-    public void Reserve()
-    {
-        if (_used == _chunks.Length)
-        {
-            AddChunk();
-        }
-    }
-
     /// <summary>Adds a mapping that overlaps none.</summary>
     /// <param name="place">Where <see cref="TryFind"/> or <see cref="IsFree"/> said, with no change since.</param>
     /// <param name="mapping">The mapping.</param>
-    public void InsertAfter(Place place, in LiveMapping mapping)
+    /// <returns>Where it is; valid until the next insert or remove.</returns>
+    public Place InsertAfter(Place place, in LiveMapping mapping)
     {
         Chunk chunk = _chunks[place.Chunk];
         int index = place.Index + 1;
@@ -99,6 +90,7 @@ internal sealed class LiveMappings
         chunk.Count++;
         Count++;
         Bytes += mapping.Length;
+        return new Place(place.Chunk, index);
     }
 
     /// <summary>Removes the entry at a place that was found.</summary>
@@ -117,11 +109,14 @@ internal sealed class LiveMappings
         }
     }
 
-    private void AddChunk() => _chunks = [.. _chunks, new Chunk()];
-
-    // Makes two of a full chunk, and moves the place along.
+    // Makes two of a full chunk, and moves the place along. Nothing has changed yet when there is no memory for another.
     private void Split(ref Place place)
     {
+        if (_used == _chunks.Length)
+        {
+            _chunks = [.. _chunks, new Chunk()];
+        }
+
         Chunk lower = _chunks[place.Chunk];
         Chunk upper = _chunks[_used];
         // Pinning page by page goes upwards: splitting at the end leaves full chunks behind, splitting in the middle half-full ones.

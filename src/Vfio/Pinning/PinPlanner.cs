@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Numerics;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -308,12 +309,17 @@ public static class PinPlanner
 
     private static ulong LargestPage(ulong first, ulong last, ulong most, ulong pageSizes)
     {
-        foreach (ulong size in LargePages)
+        // A bit for each size, as in pageSizes.
+        ulong sizes = pageSizes & (ByteSize.GiB | (2 * ByteSize.MiB)) & (most | (most - 1));
+        while (sizes != 0)
         {
-            if (size <= most && (pageSizes & size) != 0 && HoldsAligned(first, last, size))
+            ulong largest = 1ul << BitOperations.Log2(sizes);
+            if (HoldsAligned(first, last, largest))
             {
-                return size;
+                return largest;
             }
+
+            sizes ^= largest;
         }
 
         return Page;

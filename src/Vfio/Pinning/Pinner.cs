@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -155,8 +156,8 @@ public sealed class Pinner
 
         lock (Lock)
         {
-            return TryStraight(range, options, out Iova iova, out Errno answer)
-                ? new RegisteredMemory(this, new DmaMapping(range.Host, IovaRange.Of(iova, range.Host.Length), range.Access))
+            return TryStraight(range, options, out RegisteredMemory? registered, out Iova iova, out Errno answer)
+                ? registered
                 : RegisterByPlan(range, options, iova, answer);
         }
     }
@@ -290,21 +291,23 @@ public sealed class Pinner
 
     private Errno TryMap(HostAddress host, Iova iova, ulong length, DmaAccess access, LiveMappings.Place place)
     {
-        _live.Reserve();
+        // Noted down first: what the kernel has mapped must not be lost because there is no memory for it.
+        place = _live.InsertAfter(place, new LiveMapping { Host = host, Iova = iova, Length = length, References = 1, Access = access });
         _mapCalls++;
         Errno errno = _iommu.TryMap(iova, length, host, access);
-        if (errno == Errno.None)
+        if (errno != Errno.None)
         {
-            _live.InsertAfter(place, new LiveMapping { Host = host, Iova = iova, Length = length, References = 1, Access = access });
+            _live.Remove(place);
         }
 
         return errno;
     }
 
     // One map of the whole range, if it needs nothing else. When the kernel refuses it, answer says why.
-    private bool TryStraight(in PinRange range, PinOptions options, out Iova iova, out Errno answer)
+    private bool TryStraight(
+        in PinRange range, PinOptions options, [NotNullWhen(true)] out RegisteredMemory? registered, out Iova iova, out Errno answer)
     {
-        (iova, answer) = (default, Errno.None);
+        (registered, iova, answer) = (null, default, Errno.None);
         if (options.Grain != 0 || options.At is not null)
         {
             return false;
@@ -317,6 +320,8 @@ public sealed class Pinner
             return false;
         }
 
+        // Before the kernel's call, as everything that needs memory.
+        registered = new RegisteredMemory(this, range.Host, iova, range.Access);
         ulong length = range.Host.Length;
         answer = TryMap(range.Host.First, iova, length, range.Access, place);
         if (answer == Errno.None)

@@ -8,9 +8,11 @@ namespace Vfio;
 public sealed class RegisteredMemory : IDisposable
 {
     private readonly Pinner _pinner;
-    // Null where there is one mapping and no more.
+    // Null where there is one mapping and no more, the one that the next three tell of.
     private readonly DmaMapping[]? _mappings;
-    private readonly DmaMapping _only;
+    private readonly HostRange _host;
+    private readonly Iova _iova;
+    private readonly DmaAccess _access;
     private readonly IReadOnlyList<PinFailure>? _failures;
     private int _count;
 
@@ -22,21 +24,22 @@ public sealed class RegisteredMemory : IDisposable
         _failures = failures;
     }
 
-    internal RegisteredMemory(Pinner pinner, in DmaMapping mapping)
+    // Of a single mapping, which is made afterwards; where it cannot be, the object is forgotten.
+    internal RegisteredMemory(Pinner pinner, in HostRange host, Iova iova, DmaAccess access)
     {
         _pinner = pinner;
-        _only = mapping;
+        (_host, _iova, _access) = (host, iova, access);
         _count = 1;
     }
 
     /// <summary>The IOMMU entries that it uses, by host address. One that existed before may reach beyond what was registered.</summary>
     public IReadOnlyList<DmaMapping> Mappings =>
-        _mappings is null ? All.ToArray() : new ArraySegment<DmaMapping>(_mappings, 0, _count);
+        _mappings is not null ? new ArraySegment<DmaMapping>(_mappings, 0, _count)
+        : _count != 0 ? [new DmaMapping(_host, IovaRange.Of(_iova, _host.Length), _access)]
+        : [];
 
     /// <summary>The pages that could not be pinned; always empty with <see cref="PinPolicy.AllOrNothing"/>.</summary>
     public IReadOnlyList<PinFailure> Failures => _failures ?? [];
-
-    private ReadOnlySpan<DmaMapping> All => _mappings is null ? new ReadOnlySpan<DmaMapping>(in _only)[.._count] : _mappings.AsSpan(0, _count);
 
     /// <summary>Where a device finds a host address.</summary>
     /// <param name="address">The host address.</param>
@@ -45,7 +48,13 @@ public sealed class RegisteredMemory : IDisposable
     /// <returns>False when the address is not pinned by this object.</returns>
     public bool TryTranslate(HostAddress address, out Iova iova, out ulong contiguous)
     {
-        ReadOnlySpan<DmaMapping> all = All;
+        if (_mappings is null && _count != 0 && _host.Contains(address))
+        {
+            (iova, contiguous) = (_iova + (address - _host.First), _host.Last - address + 1);
+            return true;
+        }
+
+        ReadOnlySpan<DmaMapping> all = _mappings is null ? [] : _mappings.AsSpan(0, _count);
         int low = 0;
         int high = all.Length - 1;
         while (low <= high)
@@ -82,7 +91,7 @@ public sealed class RegisteredMemory : IDisposable
     {
         lock (_pinner.Lock)
         {
-            while (_count > 0 && All[_count - 1].Host.First is var last && last >= first)
+            while (_count > 0 && (_mappings is null ? _host : _mappings[_count - 1].Host).First is var last && last >= first)
             {
                 _pinner.ReleaseOne(last);
                 _count--;

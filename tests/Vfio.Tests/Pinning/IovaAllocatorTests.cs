@@ -54,6 +54,26 @@ public sealed class IovaAllocatorTests(TestContext context)
     }
 
     [TestMethod]
+    public void What_was_given_back_last_is_found_again_and_is_part_of_what_is_free()
+    {
+        var allocator = new IovaAllocator([Range(0x1000, 0xffff)]);
+        Assert.IsTrue(allocator.TryAllocate(Page, default, Page, out _));
+        Assert.IsTrue(allocator.TryAllocate(2 * Page, default, 2 * Page, out IovaRange range));
+        Assert.AreEqual(Range(0x2000, 0x3fff), range);
+        allocator.Release(range);
+        Assert.IsTrue(allocator.TryAllocate(2 * Page, default, Page, out IovaRange again));
+        Assert.AreEqual(range, again);
+        allocator.Release(again);
+        // Not where it is asked for.
+        Assert.IsTrue(allocator.TryAllocate(2 * Page, new HostAddress(Page), 2 * Page, out range));
+        Assert.AreEqual(Range(0x3000, 0x4fff), range);
+        allocator.Release(range);
+        Assert.AreEqual(14 * Page, allocator.LargestFree);
+        Assert.IsTrue(allocator.Clone().TryReserve(Range(0x2000, 0xffff)));
+        Assert.IsTrue(allocator.TryAllocate(14 * Page, default, Page, out _));
+    }
+
+    [TestMethod]
     public void Random_allocations_agree_with_a_set_of_pages()
     {
         Random random = Seed.Start(context);
@@ -63,6 +83,7 @@ public sealed class IovaAllocatorTests(TestContext context)
             var allocator = new IovaAllocator([Range(0, 256 * Page - 1), Range(300 * Page, 512 * Page - 1)]);
             var free = new SortedSet<ulong>(Enumerable.Range(1, 255).Concat(Enumerable.Range(300, 212)).Select(p => (ulong)p));
             var held = new List<IovaRange>();
+            (ulong First, ulong Length) last = default;
             for (int step = 0; step < 400; step++)
             {
                 if (held.Count > 0 && random.Next(2) == 0)
@@ -81,10 +102,12 @@ public sealed class IovaAllocatorTests(TestContext context)
 
                     allocator.Release(range);
                     Free(range);
+                    last = (range.First.Value, range.Length);
                 }
                 else
                 {
-                    ulong pages = (ulong)random.Next(1, 24);
+                    // Often what was given back last, and often not at its place.
+                    ulong pages = last.Length != 0 && random.Next(3) == 0 ? last.Length / Page : (ulong)random.Next(1, 24);
                     ulong modulus = Page << random.Next(0, 6);
                     var host = new HostAddress((ulong)random.Next(0, 64) * Page);
                     bool got = allocator.TryAllocate(pages * Page, host, modulus, out IovaRange range);
@@ -102,6 +125,39 @@ public sealed class IovaAllocatorTests(TestContext context)
                         held.Add(range);
                     }
                 }
+
+                if (random.Next(8) == 0)
+                {
+                    Assert.AreEqual(LongestRun() * Page, allocator.LargestFree, $"round {round} step {step}");
+                }
+
+                if (random.Next(8) == 0)
+                {
+                    ulong page = (ulong)random.Next(0, 512);
+                    IovaRange wanted = Range(page * Page, ((page + 1) * Page) - 1);
+                    Assert.AreEqual(free.Contains(page), allocator.Clone().TryReserve(wanted), $"round {round} step {step}: page {page} of a copy");
+                    bool reserved = allocator.TryReserve(wanted);
+                    Assert.AreEqual(free.Remove(page), reserved, $"round {round} step {step}: page {page}");
+                    if (reserved)
+                    {
+                        held.Add(wanted);
+                    }
+                }
+            }
+
+            ulong LongestRun()
+            {
+                ulong longest = 0;
+                ulong run = 0;
+                ulong previous = 0;
+                foreach (ulong p in free)
+                {
+                    run = p == previous + 1 ? run + 1 : 1;
+                    previous = p;
+                    longest = Math.Max(longest, run);
+                }
+
+                return longest;
             }
 
             void Free(IovaRange range)

@@ -311,6 +311,26 @@ public sealed class PinnerTests(TestContext context)
         Assert.AreEqual(1, rig.Pinner.EntriesUsed);
     }
 
+    // What the kernel has mapped must not be lost because there is no memory for it.
+    [TestMethod]
+    public void What_is_pinned_is_noted_down_before_the_kernel_is_called_and_nothing_is_allocated_after()
+    {
+        var kernel = new QuietKernel();
+        using var descriptor = new FileDescriptor(kernel, 3);
+        var pinner = new Pinner(new Type1Iommu(kernel, descriptor));
+        var range = new PinRange(HostRange.Of(new HostAddress(0x7f00_0000_0000), 512 * Page), DmaAccess.ReadWrite);
+        var options = new PinOptions { Populate = false };
+        // The first time is the compiler's.
+        pinner.Register(range, options).Dispose();
+        int entries = 0;
+        long allocated = 0;
+        kernel.Called = () => (entries, allocated) = (pinner.EntriesUsed, GC.GetAllocatedBytesForCurrentThread());
+        RegisteredMemory registered = pinner.Register(range, options);
+        Assert.AreEqual((1, 0L), (entries, GC.GetAllocatedBytesForCurrentThread() - allocated));
+        kernel.Called = null;
+        registered.Dispose();
+    }
+
     [TestMethod]
     public void A_single_page_is_pinned_and_released_without_allocating()
     {
