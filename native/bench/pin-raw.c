@@ -4,12 +4,14 @@
  *
  * Reads lines of a cell each, a backing (4k, thp, hugetlb) and a number of pages, and answers with the same and two medians in
  * ns: of mapping the pages one by one (or - where that is left out), and of mapping them with one call. `Vfio.Benchmarks map
- * DEVICE` answers the same lines, so that both are measured in turn, cell by cell, while nothing else starts or ends.
+ * DEVICE` answers the same lines, so that both are measured in turn, cell by cell, on the second processor, while nothing else
+ * starts or ends.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/memfd.h>
 #include <linux/vfio.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +108,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: pin-raw /dev/vfio/GROUP\n");
         return 2;
     }
+    cpu_set_t measured;
+    CPU_ZERO(&measured);
+    CPU_SET(1, &measured);
+    if (sched_setaffinity(0, sizeof measured, &measured)) fail("sched_setaffinity");
     container = open("/dev/vfio/vfio", O_RDWR);
     int group = open(argv[1], O_RDWR);
     if (container < 0 || group < 0 || ioctl(group, VFIO_GROUP_SET_CONTAINER, &container)
