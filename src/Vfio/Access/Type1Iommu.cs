@@ -36,6 +36,10 @@ public sealed unsafe class Type1Iommu
     /// <summary>What the kernel's dirty tracking can do, or null where it has none (before 5.8, or iommufd's compatibility).</summary>
     public DirtyCapability? DirtyTracking => _info.DirtyTracking;
 
+    /// <summary>Throws if the container is closed, as every call does then.</summary>
+    /// <exception cref="ObjectDisposedException">It is.</exception>
+    internal void DemandOpen() => _ = _container.Number;
+
     /// <summary>Asks the kernel again, with a buffer that grows until the answer fits.</summary>
     /// <exception cref="LinuxException">VFIO_IOMMU_GET_INFO failed.</exception>
     public void Refresh()

@@ -32,20 +32,50 @@ internal sealed class FreeRanges
         }
     }
 
-    /// <summary>Takes <paramref name="length"/> bytes, at least one, whose first is congruent to <paramref name="residue"/> modulo
-    /// <paramref name="modulus"/>: those that were given last if they are just that, else out of the smallest range that has them, so that
-    /// large ranges stay whole.</summary>
+    /// <summary>Takes what was given last, if it has just that length, at least one, and place.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool TryTake(ulong length, ulong modulus, ulong residue, bool fromTop, out ulong first)
+    public bool TryTakeGiven(ulong length, ulong modulus, ulong residue, out ulong first)
     {
         first = _given.First;
-        if (unchecked(_given.Last - first) == length - 1 && ((first ^ residue) & (modulus - 1)) == 0 && !fromTop)
+        if (unchecked(_given.Last - first) != length - 1 || ((first ^ residue) & (modulus - 1)) != 0)
         {
-            ForgetGiven();
-            return true;
+            return false;
         }
 
-        return TryTakeJoined(length, modulus, residue, fromTop, out first);
+        ForgetGiven();
+        return true;
+    }
+
+    /// <summary>Takes <paramref name="length"/> bytes, at least one, whose first is congruent to <paramref name="residue"/> modulo
+    /// <paramref name="modulus"/>, out of the smallest range that has them: large ranges stay whole.</summary>
+    public bool TryTake(ulong length, ulong modulus, ulong residue, bool fromTop, out ulong first)
+    {
+        int best = -1;
+        ulong bestSpan = ulong.MaxValue;
+        first = 0;
+        ReadOnlySpan<Free> all = All;
+        for (int i = 0; i < all.Length; i++)
+        {
+            ref readonly Free free = ref all[i];
+            ulong span = free.Last - free.First;
+            // The smallest yet, or the first one that is the whole space.
+            if (span >= length - 1 && (span < bestSpan || best < 0) && Fit(free, length, modulus, residue, fromTop, out ulong at))
+            {
+                (best, bestSpan, first) = (i, span, at);
+                if (span == length - 1)
+                {
+                    break;
+                }
+            }
+        }
+
+        if (best < 0)
+        {
+            return false;
+        }
+
+        Cut(best, first, first + (length - 1));
+        return true;
     }
 
     /// <summary>Takes exactly the range, if all of it is free.</summary>
@@ -75,36 +105,6 @@ internal sealed class FreeRanges
         }
 
         _given = new Free { First = first, Last = last };
-    }
-
-    private bool TryTakeJoined(ulong length, ulong modulus, ulong residue, bool fromTop, out ulong first)
-    {
-        int best = -1;
-        ulong bestSpan = ulong.MaxValue;
-        first = 0;
-        ReadOnlySpan<Free> all = All;
-        for (int i = 0; i < all.Length; i++)
-        {
-            ref readonly Free free = ref all[i];
-            ulong span = free.Last - free.First;
-            // The smallest yet, or the first one that is the whole space.
-            if (span >= length - 1 && (span < bestSpan || best < 0) && Fit(free, length, modulus, residue, fromTop, out ulong at))
-            {
-                (best, bestSpan, first) = (i, span, at);
-                if (span == length - 1)
-                {
-                    break;
-                }
-            }
-        }
-
-        if (best < 0)
-        {
-            return false;
-        }
-
-        Cut(best, first, first + (length - 1));
-        return true;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

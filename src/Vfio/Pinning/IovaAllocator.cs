@@ -2,7 +2,8 @@ namespace Vfio;
 
 /// <summary>Hands out ranges of IOVAs inside a container's valid ranges and takes them back for re-use. It knows addresses only:
 /// whether something is mapped there is its owner's to know.</summary>
-/// <remarks>Not thread-safe. Takes the smallest free range that fits, so that large ranges stay whole. Never hands out the first page
+/// <remarks>Not thread-safe. Takes what was given back last where it has the length that is asked for, else the smallest free range that
+/// fits, so that large ranges stay whole. Never hands out the first page
 /// of the space, so that a device that was given a null address faults, nor the last, which kernels before 6.18 cannot map.</remarks>
 public sealed class IovaAllocator
 {
@@ -63,7 +64,9 @@ public sealed class IovaAllocator
     internal bool TryTake(ulong length, HostAddress congruentTo, ulong modulus, out Iova first)
     {
         ulong at = 0;
-        bool found = (length & (Page - 1)) == 0 && _free.TryTake(length, modulus, congruentTo.Value, fromTop: false, out at);
+        bool found = (length & (Page - 1)) == 0
+            && (_free.TryTakeGiven(length, modulus, congruentTo.Value, out at)
+                || _free.TryTake(length, modulus, congruentTo.Value, fromTop: false, out at));
         first = new Iova(at);
         return found;
     }

@@ -80,6 +80,8 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         ulong pages = run.Host.Length / Page;
         if (!knownBad || pages == 1)
         {
+            // What the kernel has mapped must not be lost because there is no memory for it.
+            _mapped.EnsureCapacity(_mapped.Count + 1);
             Errno errno = run == asked ? answer : pinner.TryMap(run);
             if (errno == Errno.None)
             {

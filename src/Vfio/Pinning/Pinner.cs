@@ -291,7 +291,8 @@ public sealed class Pinner
 
     private Errno TryMap(HostAddress host, Iova iova, ulong length, DmaAccess access, LiveMappings.Place place)
     {
-        // Noted down first: what the kernel has mapped must not be lost because there is no memory for it.
+        // Noted down first: what the kernel has mapped must not be lost because there is no memory for it. Nothing that throws comes between.
+        _iommu.DemandOpen();
         place = _live.InsertAfter(place, new LiveMapping { Host = host, Iova = iova, Length = length, References = 1, Access = access });
         _mapCalls++;
         Errno errno = _iommu.TryMap(iova, length, host, access);

@@ -332,6 +332,24 @@ public sealed class PinnerTests(TestContext context)
     }
 
     [TestMethod]
+    public void A_closed_container_pins_nothing_and_nothing_is_noted_down()
+    {
+        var kernel = new QuietKernel();
+        var descriptor = new FileDescriptor(kernel, 3);
+        var pinner = new Pinner(new Type1Iommu(kernel, descriptor));
+        var page = new HostAddress(0x7f00_0000_0000);
+        descriptor.Dispose();
+        for (int i = 0; i < 2; i++)
+        {
+            Assert.ThrowsExactly<ObjectDisposedException>(() => pinner.PinPage(page, DmaAccess.ReadWrite));
+            Assert.ThrowsExactly<ObjectDisposedException>(() => pinner.Register(
+                new PinRange(HostRange.Of(page, Page), DmaAccess.ReadWrite), new PinOptions { Populate = false }));
+        }
+
+        Assert.AreEqual((0, 0UL), (pinner.EntriesUsed, pinner.PinnedBytes));
+    }
+
+    [TestMethod]
     public void A_single_page_is_pinned_and_released_without_allocating()
     {
         using var descriptor = new FileDescriptor(new QuietKernel(), 3);
