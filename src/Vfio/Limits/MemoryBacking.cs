@@ -21,14 +21,16 @@ public enum MemoryBacking
 /// <summary>Names and sizes of <see cref="MemoryBacking"/>.</summary>
 public static class MemoryBackings
 {
-    // In the order of the values.
-    private static ReadOnlySpan<byte> PageShifts => [12, 21, 21, 30];
-
     /// <summary>Bytes that a piece of such memory must be a multiple of.</summary>
     /// <param name="backing">The backing.</param>
     /// <returns>4 KiB, 2 MiB or 1 GiB.</returns>
-    public static ulong PageSize(this MemoryBacking backing) =>
-        unchecked((uint)backing) < (uint)PageShifts.Length ? 1ul << PageShifts[(int)backing] : throw Unknown(backing);
+    public static ulong PageSize(this MemoryBacking backing) => backing switch
+    {
+        MemoryBacking.Huge1GiB => ByteSize.GiB,
+        MemoryBacking.Huge2MiB or MemoryBacking.Transparent => 2 * ByteSize.MiB,
+        MemoryBacking.Pages4KiB => 4 * ByteSize.KiB,
+        _ => throw Unknown(backing),
+    };
 
     /// <summary>Whether the pages come out of the kernel's reserved huge pages.</summary>
     /// <param name="backing">The backing.</param>

@@ -3,8 +3,8 @@ namespace Vfio;
 /// <summary>Hands out ranges of IOVAs inside a container's valid ranges and takes them back for re-use. It knows addresses only:
 /// whether something is mapped there is its owner's to know.</summary>
 /// <remarks>Not thread-safe. Takes what was given back last where it has the length that is asked for, else the smallest free range that
-/// fits, so that large ranges stay whole. Never hands out the first page
-/// of the space, so that a device that was given a null address faults, nor the last, which kernels before 6.18 cannot map.</remarks>
+/// fits, so that large ranges stay whole. Never hands out the first page of the space, so that a device that was given a null address
+/// faults, nor the last, which kernels before 6.18 cannot map.</remarks>
 public sealed class IovaAllocator
 {
     private const ulong Page = 4096;

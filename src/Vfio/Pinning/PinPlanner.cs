@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Numerics;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -309,17 +308,12 @@ public static class PinPlanner
 
     private static ulong LargestPage(ulong first, ulong last, ulong most, ulong pageSizes)
     {
-        // A bit for each size, as in pageSizes.
-        ulong sizes = pageSizes & (ByteSize.GiB | (2 * ByteSize.MiB)) & (most | (most - 1));
-        while (sizes != 0)
+        foreach (ulong size in LargePages)
         {
-            ulong largest = 1ul << BitOperations.Log2(sizes);
-            if (HoldsAligned(first, last, largest))
+            if (size <= most && (pageSizes & size) != 0 && HoldsAligned(first, last, size))
             {
-                return largest;
+                return size;
             }
-
-            sizes ^= largest;
         }
 
         return Page;

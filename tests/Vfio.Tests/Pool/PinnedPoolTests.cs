@@ -90,6 +90,18 @@ public sealed class PinnedPoolTests
         pool.Return(again);
     }
 
+    // Pieces lie at the high end and buffers at the low one, or a pool could not shrink.
+    [TestMethod]
+    public void Buffers_are_cut_from_the_low_end_though_a_piece_of_their_size_was_just_freed()
+    {
+        using PinnedPool pool = PinnedPool.Create(Options(size: 4 << 20));
+        pool.Free(pool.Allocate(64 * 4096));
+        PinnedBuffer buffer = pool.Rent();
+        pool.Shrink(2 << 20);
+        Assert.AreEqual(2ul << 20, pool.Length);
+        pool.Return(buffer);
+    }
+
     [TestMethod]
     public void Renting_and_returning_allocates_nothing()
     {
