@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using System.Runtime.CompilerServices;
 
 namespace Vfio;
 
@@ -24,13 +25,13 @@ public static class MemoryBackings
     /// <summary>Bytes that a piece of such memory must be a multiple of.</summary>
     /// <param name="backing">The backing.</param>
     /// <returns>4 KiB, 2 MiB or 1 GiB.</returns>
-    public static ulong PageSize(this MemoryBacking backing) => backing switch
-    {
-        MemoryBacking.Huge1GiB => ByteSize.GiB,
-        MemoryBacking.Huge2MiB or MemoryBacking.Transparent => 2 * ByteSize.MiB,
-        MemoryBacking.Pages4KiB => 4 * ByteSize.KiB,
-        _ => throw Unknown(backing),
-    };
+    // On the straight way of each range that is pinned: neither a call nor a jump through a table.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong PageSize(this MemoryBacking backing) =>
+        backing is MemoryBacking.Huge2MiB or MemoryBacking.Transparent ? 2 * ByteSize.MiB
+        : backing == MemoryBacking.Pages4KiB ? 4 * ByteSize.KiB
+        : backing == MemoryBacking.Huge1GiB ? ByteSize.GiB
+        : throw Unknown(backing);
 
     /// <summary>Whether the pages come out of the kernel's reserved huge pages.</summary>
     /// <param name="backing">The backing.</param>
