@@ -16,7 +16,7 @@ internal sealed class FreeRanges
 
     public FreeRanges()
     {
-        _free = new Free[4];
+        _free = new Free[8];
         ForgetGiven();
     }
 
@@ -92,6 +92,16 @@ internal sealed class FreeRanges
         return true;
     }
 
+    /// <summary>Makes room, so that the next <see cref="Give"/> needs no memory.</summary>
+    public void Reserve()
+    {
+        // What was given last may have to be put between others first.
+        if (_count == _free.Length)
+        {
+            Array.Resize(ref _free, _count * 2);
+        }
+    }
+
     /// <summary>Gives a range back.</summary>
     /// <exception cref="InvalidOperationException">Part of it is free already.</exception>
     public void Give(ulong first, ulong last)
@@ -146,22 +156,8 @@ internal sealed class FreeRanges
     /// <summary>The last range that starts at or below <paramref name="position"/>, or -1.</summary>
     private int IndexAtOrBelow(ulong position)
     {
-        int low = 0;
-        int high = _count - 1;
-        while (low <= high)
-        {
-            int middle = (low + high) >>> 1;
-            if (_free[middle].First <= position)
-            {
-                low = middle + 1;
-            }
-            else
-            {
-                high = middle - 1;
-            }
-        }
-
-        return high;
+        int found = _free.AsSpan(0, _count).BinarySearch(new StartAt(position));
+        return found >= 0 ? found : ~found - 1;
     }
 
     private void Cut(int index, ulong first, ulong last)
@@ -191,11 +187,7 @@ internal sealed class FreeRanges
 
     private void Insert(int index, Free range)
     {
-        if (_count == _free.Length)
-        {
-            Array.Resize(ref _free, _count * 2);
-        }
-
+        Reserve();
         if (index < _count)
         {
             MoveUp(index);
@@ -251,5 +243,10 @@ internal sealed class FreeRanges
     {
         public ulong First;
         public ulong Last;
+    }
+
+    private readonly struct StartAt(ulong position) : IComparable<Free>
+    {
+        public int CompareTo(Free other) => position.CompareTo(other.First);
     }
 }

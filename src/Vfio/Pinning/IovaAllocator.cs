@@ -93,6 +93,9 @@ public sealed class IovaAllocator
         throw new InvalidOperationException($"iova {range} was never handed out");
     }
 
+    /// <summary>Makes room, so that the next <see cref="Release"/> needs no memory.</summary>
+    internal void Reserve() => _free.Reserve();
+
     /// <summary>Takes over new valid ranges, as they come when a group was attached; what is handed out stays handed out.</summary>
     /// <param name="validRanges">The new ranges.</param>
     /// <exception cref="InvalidOperationException">Something handed out is not valid any more. (The kernel refuses such a group.)</exception>

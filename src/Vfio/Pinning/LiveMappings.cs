@@ -147,44 +147,15 @@ internal sealed class LiveMappings
 
     private Place Search(HostAddress address)
     {
-        int low = 0;
-        int high = _used - 1;
-        while (low <= high)
-        {
-            int middle = (low + high) >>> 1;
-            if (_chunks[middle].Items[0].Host <= address)
-            {
-                low = middle + 1;
-            }
-            else
-            {
-                high = middle - 1;
-            }
-        }
-
-        if (high < 0)
+        int chunk = _chunks.AsSpan(0, _used).BinarySearch(new StartAt(address));
+        chunk = chunk >= 0 ? chunk : ~chunk - 1;
+        if (chunk < 0)
         {
             return new Place(0, -1);
         }
 
-        Chunk chunk = _chunks[high];
-        int chunkIndex = high;
-        low = 0;
-        high = chunk.Count - 1;
-        while (low <= high)
-        {
-            int middle = (low + high) >>> 1;
-            if (chunk.Items[middle].Host <= address)
-            {
-                low = middle + 1;
-            }
-            else
-            {
-                high = middle - 1;
-            }
-        }
-
-        return new Place(chunkIndex, high);
+        int index = _chunks[chunk].Items.AsSpan(0, _chunks[chunk].Count).BinarySearch(new StartAt(address));
+        return new Place(chunk, index >= 0 ? index : ~index - 1);
     }
 
     private Place Next(Place place) =>
@@ -192,6 +163,14 @@ internal sealed class LiveMappings
 
     /// <summary>Where an entry is.</summary>
     internal readonly record struct Place(int Chunk, int Index);
+
+    // Of a chunk its first entry's start: none that is searched is empty.
+    private readonly struct StartAt(HostAddress address) : IComparable<Chunk>, IComparable<LiveMapping>
+    {
+        public int CompareTo(Chunk? other) => address.CompareTo(other!.Items[0].Host);
+
+        public int CompareTo(LiveMapping other) => address.CompareTo(other.Host);
+    }
 
     private sealed class Chunk
     {

@@ -244,6 +244,8 @@ public sealed class Pinner
             return;
         }
 
+        // What the kernel has unmapped must not stay noted down because there is no memory to note it as free.
+        _allocator.Reserve();
         IovaRange iova = IovaRange.Of(mapping.Iova, mapping.Length);
         _unmapCalls++;
         _iommu.Unmap(iova);

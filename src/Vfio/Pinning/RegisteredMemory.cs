@@ -55,27 +55,13 @@ public sealed class RegisteredMemory : IDisposable
         }
 
         ReadOnlySpan<DmaMapping> all = _mappings is null ? [] : _mappings.AsSpan(0, _count);
-        int low = 0;
-        int high = all.Length - 1;
-        while (low <= high)
+        int found = all.BinarySearch(new StartAt(address));
+        found = found >= 0 ? found : ~found - 1;
+        if (found >= 0 && all[found].Host.Contains(address))
         {
-            int middle = (low + high) >>> 1;
-            ref readonly DmaMapping mapping = ref all[middle];
-            if (mapping.Host.Contains(address))
-            {
-                iova = mapping.Iova.First + (address - mapping.Host.First);
-                contiguous = mapping.Host.Last - address + 1;
-                return true;
-            }
-
-            if (mapping.Host.First < address)
-            {
-                low = middle + 1;
-            }
-            else
-            {
-                high = middle - 1;
-            }
+            iova = all[found].Iova.First + (address - all[found].Host.First);
+            contiguous = all[found].Host.Last - address + 1;
+            return true;
         }
 
         (iova, contiguous) = (default, 0);
@@ -97,5 +83,10 @@ public sealed class RegisteredMemory : IDisposable
                 _count--;
             }
         }
+    }
+
+    private readonly struct StartAt(HostAddress address) : IComparable<DmaMapping>
+    {
+        public int CompareTo(DmaMapping other) => address.CompareTo(other.Host.First);
     }
 }
