@@ -15,6 +15,7 @@ internal sealed class VringTable : IDisposable
     private readonly Action<string> _log;
     private DirtyLog? _dirtyLog;
     private InflightBuffer? _inflight;
+    private bool _mustSettle;
     private bool _mustRestart;
 
     public VringTable(IVhostUserDevice device, SessionIotlb iotlb, PeerMappings mappings, Action<string> log)
@@ -214,6 +215,7 @@ internal sealed class VringTable : IDisposable
     /// <summary>Forgets translations; rings that lie there stand still. Others may use them until <see cref="SettleInvalidations"/>.</summary>
     public void InvalidateTranslation(IovaRange range)
     {
+        _mustSettle = true;
         foreach (Vring ring in _rings)
         {
             if (ring.IsRunning && IsIn(ring, range))
@@ -229,6 +231,11 @@ internal sealed class VringTable : IDisposable
     /// <summary>When this returns nobody uses what was invalidated.</summary>
     public void SettleInvalidations()
     {
+        if (!_mustSettle)
+        {
+            return;
+        }
+
         _device.AwaitQuiescence();
         if (_mustRestart)
         {
@@ -239,6 +246,8 @@ internal sealed class VringTable : IDisposable
                 TryRestart(ring);
             }
         }
+
+        _mustSettle = false;
     }
 
     public void DisableAll()
