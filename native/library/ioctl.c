@@ -1,12 +1,12 @@
 /*
  * ioctl(2) with its error number as the result. .NET clears the thread's error number before a call, fetches it after, keeps it
  * in a second place of the thread, and is asked for it there: four calls more around each one that pins a page. The C library's
- * own call goes through two tables and takes the number apart that the kernel returns, to be put together again here.
+ * own way adds two jumps through the linker's tables, and takes the number apart that the kernel returns, to be put together here.
  */
 #include <errno.h>
 #include <sys/syscall.h>
 
-/* Linux on x86-64 (System V ABI, A.2.1 "Calling Conventions"): the call clobbers rcx and r11, and returns minus the error number. */
+/* Linux on x86-64 (System V ABI, A.2.1 "Calling Conventions"): the call clobbers rcx and r11, and returns minus the error number when it fails. */
 static long call_kernel(long number, long descriptor, unsigned long request, void *argument)
 {
     long result;

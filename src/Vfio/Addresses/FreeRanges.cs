@@ -154,11 +154,7 @@ internal sealed class FreeRanges
     }
 
     /// <summary>The last range that starts at or below <paramref name="position"/>, or -1.</summary>
-    private int IndexAtOrBelow(ulong position)
-    {
-        int found = _free.AsSpan(0, _count).BinarySearch(new StartAt(position));
-        return found >= 0 ? found : ~found - 1;
-    }
+    private int IndexAtOrBelow(ulong position) => new ReadOnlySpan<Free>(_free, 0, _count).LastAtOrBelow(new StartAt(position));
 
     private void Cut(int index, ulong first, ulong last)
     {

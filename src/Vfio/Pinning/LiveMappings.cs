@@ -147,15 +147,11 @@ internal sealed class LiveMappings
 
     private Place Search(HostAddress address)
     {
-        int chunk = _chunks.AsSpan(0, _used).BinarySearch(new StartAt(address));
-        chunk = chunk >= 0 ? chunk : ~chunk - 1;
-        if (chunk < 0)
-        {
-            return new Place(0, -1);
-        }
-
-        int index = _chunks[chunk].Items.AsSpan(0, _chunks[chunk].Count).BinarySearch(new StartAt(address));
-        return new Place(chunk, index >= 0 ? index : ~index - 1);
+        var start = new StartAt(address);
+        int chunk = new ReadOnlySpan<Chunk>(_chunks, 0, _used).LastAtOrBelow(start);
+        return chunk < 0
+            ? new Place(0, -1)
+            : new Place(chunk, new ReadOnlySpan<LiveMapping>(_chunks[chunk].Items, 0, _chunks[chunk].Count).LastAtOrBelow(start));
     }
 
     private Place Next(Place place) =>

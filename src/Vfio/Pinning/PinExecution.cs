@@ -139,15 +139,10 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         _ => failure.Exception(),
     };
 
-    // Everything back to what it was, in reverse. What cannot be unmapped keeps its IOVA, so that it is never handed out again.
+    // Everything back to what it was, what the device could reach first, in reverse. What cannot be unmapped keeps its IOVA, so that it is never handed out again.
     private LinuxException? Undo()
     {
         LinuxException? stuck = null;
-        for (int i = plan.Maps.Count - 1; i >= _placed; i--)
-        {
-            pinner.GiveBack(plan.Maps[i].Mapping.Iova);
-        }
-
         for (int i = _mapped.Count - 1; i >= 0; i--)
         {
             Release(_mapped[i]);
@@ -156,6 +151,11 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         for (int i = _referenced - 1; i >= 0; i--)
         {
             Release(plan.References[i]);
+        }
+
+        for (int i = plan.Maps.Count - 1; i >= _placed; i--)
+        {
+            pinner.GiveBack(plan.Maps[i].Mapping.Iova);
         }
 
         return stuck;

@@ -244,7 +244,7 @@ public sealed class Pinner
             return;
         }
 
-        // What the kernel has unmapped must not stay noted down because there is no memory to note it as free.
+        // Room first: an entry that the kernel has unmapped must not stay behind for want of memory.
         _allocator.Reserve();
         IovaRange iova = IovaRange.Of(mapping.Iova, mapping.Length);
         _unmapCalls++;

@@ -55,8 +55,7 @@ public sealed class RegisteredMemory : IDisposable
         }
 
         ReadOnlySpan<DmaMapping> all = _mappings is null ? [] : _mappings.AsSpan(0, _count);
-        int found = all.BinarySearch(new StartAt(address));
-        found = found >= 0 ? found : ~found - 1;
+        int found = all.LastAtOrBelow(new StartAt(address));
         if (found >= 0 && all[found].Host.Contains(address))
         {
             iova = all[found].Iova.First + (address - all[found].Host.First);

@@ -79,6 +79,7 @@ internal sealed class PoolLender(string name, int bufferSize, bool isChecked)
         ulong whole = ((ulong)length + Page - 1) & ~(Page - 1);
         lock (_lock)
         {
+            _allocated.EnsureCapacity(_allocated.Count + 1);
             if (!TryTake(whole, out PoolSegment? segment, out ulong offset))
             {
                 // Free buffers may be in the way.
@@ -101,13 +102,16 @@ internal sealed class PoolLender(string name, int bufferSize, bool isChecked)
     {
         lock (_lock)
         {
-            if (!_allocated.Remove(address, out ulong whole))
+            if (!_allocated.TryGetValue(address, out ulong whole))
             {
                 return false;
             }
 
             PoolSegment segment = Array.Find(_segments, s => HostRange.Of(s.Address, s.Length).Contains(address))!;
             ulong offset = address - segment.Address;
+            // Room first: a piece that is neither allocated nor free would keep the pool from ever being destroyed.
+            segment.Free.Reserve();
+            _allocated.Remove(address);
             segment.Free.Give(offset, offset + whole - 1);
             return true;
         }

@@ -333,7 +333,7 @@ public sealed class PinnerTests(TestContext context)
 
     // Each release leaves one more hole in the IOVAs, and noting holes down takes memory now and then.
     [TestMethod]
-    public void What_the_kernel_has_unmapped_is_free_without_memory_for_it()
+    public void What_the_kernel_has_unmapped_is_noted_as_free_without_memory_for_it()
     {
         const ulong Pages = 64;
         var kernel = new QuietKernel();
