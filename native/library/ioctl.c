@@ -6,7 +6,8 @@
 #include <errno.h>
 #include <sys/syscall.h>
 
-/* Linux on x86-64 (System V ABI, A.2.1 "Calling Conventions"): the call clobbers rcx and r11, and returns minus the error number when it fails. */
+/* Linux on x86-64 (System V ABI, A.2.1 "Calling Conventions"): the call clobbers rcx and r11, and returns minus the error number
+ * when it fails. */
 static long call_kernel(long number, long descriptor, unsigned long request, void *argument)
 {
     long result;

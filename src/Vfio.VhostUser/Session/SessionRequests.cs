@@ -7,39 +7,24 @@ namespace Vfio.VhostUser;
 
 /// <summary>What each request of a front-end does: to the rings, the memory, the translations and the channel back.</summary>
 /// <remarks>For the thread that takes the message. What was asked before has been acknowledged, except translations.</remarks>
-internal sealed class SessionRequests : IDisposable
+internal sealed class SessionRequests(
+    MessageChannel channel, IVhostUserDevice device, MemoryTable memory, SessionIotlb iotlb, VringTable rings, Action<string> log)
+    : IDisposable
 {
     private const ProtocolFeatures Known = ProtocolFeatures.Mq | ProtocolFeatures.LogShmfd | ProtocolFeatures.ReplyAck
         | ProtocolFeatures.NetMtu | ProtocolFeatures.InflightShmfd | ProtocolFeatures.BackendReq | ProtocolFeatures.Config | ProtocolFeatures.ResetDevice
         | ProtocolFeatures.InbandNotifications | ProtocolFeatures.ConfigureMemSlots | ProtocolFeatures.Status;
 
-    private readonly MessageChannel _channel;
-    private readonly IVhostUserDevice _device;
-    private readonly MemoryTable _memory;
-    private readonly SessionIotlb _iotlb;
-    private readonly VringTable _rings;
-    private readonly Action<string> _log;
     private BackendChannel? _backendChannel;
     private EventFd? _logSignal;
     private ulong _status;
 
-    public SessionRequests(
-        MessageChannel channel, IVhostUserDevice device, MemoryTable memory, SessionIotlb iotlb, VringTable rings, Action<string> log)
-    {
-        _channel = channel;
-        _device = device;
-        _memory = memory;
-        _iotlb = iotlb;
-        _rings = rings;
-        _log = log;
-    }
-
     /// <summary>The protocol features that were negotiated.</summary>
     public ProtocolFeatures ProtocolFeatures { get; private set; }
 
-    private ProtocolFeatures OfferedProtocolFeatures => Known & _device.ProtocolFeatures;
+    private ProtocolFeatures OfferedProtocolFeatures => Known & device.ProtocolFeatures;
 
-    private VirtioFeatures OfferedFeatures => _device.Features | VhostFeatures.ProtocolFeatures;
+    private VirtioFeatures OfferedFeatures => device.Features | VhostFeatures.ProtocolFeatures;
 
     public void Dispose()
     {
@@ -70,7 +55,7 @@ internal sealed class SessionRequests : IDisposable
                 $"{request} has {header.Size} bytes of payload; {rule.MinPayload} to {rule.MaxPayload} are right");
         }
 
-        int descriptors = _channel.Descriptors.Count;
+        int descriptors = channel.Descriptors.Count;
         if (descriptors < rule.MinDescriptors || descriptors > rule.MaxDescriptors)
         {
             throw new VhostUserProtocolException(
@@ -105,16 +90,16 @@ internal sealed class SessionRequests : IDisposable
             case FrontendRequest.SetOwner:
                 break;
             case FrontendRequest.ResetOwner:
-                _rings.DisableAll();
+                rings.DisableAll();
                 break;
             case FrontendRequest.SetMemTable:
                 SetMemoryTable();
                 break;
             case FrontendRequest.AddMemReg:
-                ChangeMemory(_memory.PrepareWith(_memory.Prepare([Payload<SingleRegion>().Region], _channel.Descriptors)));
+                ChangeMemory(memory.PrepareWith(memory.Prepare([Payload<SingleRegion>().Region], channel.Descriptors)));
                 break;
             case FrontendRequest.RemMemReg:
-                ChangeMemory(_memory.PrepareWithout(Payload<SingleRegion>().Region));
+                ChangeMemory(memory.PrepareWithout(Payload<SingleRegion>().Region));
                 break;
             case FrontendRequest.GetMaxMemSlots:
                 Reply((ulong)MemoryTable.MaxSlots);
@@ -133,10 +118,10 @@ internal sealed class SessionRequests : IDisposable
                 break;
             case FrontendRequest.GetVringBase:
                 VringState asked = Payload<VringState>();
-                Reply(new VringState { Index = asked.Index, Number = _rings.GetBase(asked.Index) });
+                Reply(new VringState { Index = asked.Index, Number = rings.GetBase(asked.Index) });
                 break;
             case FrontendRequest.GetQueueNum:
-                Reply((ulong)_device.QueueNumber);
+                Reply((ulong)device.QueueNumber);
                 break;
             case FrontendRequest.NetSetMtu:
                 SetMtu(Payload<ulong>());
@@ -152,7 +137,7 @@ internal sealed class SessionRequests : IDisposable
                 ApplyIotlb(Payload<IotlbMessage>());
                 break;
             case FrontendRequest.ResetDevice:
-                _rings.Reset();
+                rings.Reset();
                 _status = 0;
                 break;
             case FrontendRequest.SetStatus:
@@ -176,19 +161,19 @@ internal sealed class SessionRequests : IDisposable
                 ExchangeInflight(request == FrontendRequest.GetInflightFd);
                 break;
             case FrontendRequest.SetVringNum:
-                _rings.SetSize(Payload<VringState>());
+                rings.SetSize(Payload<VringState>());
                 break;
             case FrontendRequest.SetVringAddr:
-                _rings.SetAddresses(Payload<VringAddresses>());
+                rings.SetAddresses(Payload<VringAddresses>());
                 break;
             case FrontendRequest.SetVringBase:
-                _rings.SetBase(Payload<VringState>());
+                rings.SetBase(Payload<VringState>());
                 break;
             case FrontendRequest.SetVringEnable:
-                _rings.SetEnabled(Payload<VringState>());
+                rings.SetEnabled(Payload<VringState>());
                 break;
             case FrontendRequest.VringKick:
-                _rings.KickInBand(Payload<VringState>());
+                rings.KickInBand(Payload<VringState>());
                 break;
             default:
                 throw new VhostUserProtocolException($"{request} is not served by this device");
@@ -198,7 +183,7 @@ internal sealed class SessionRequests : IDisposable
     // The acknowledgement, where one is wanted, follows when rings and pollers have settled.
     private void ApplyIotlb(in IotlbMessage message)
     {
-        if (!_rings.Features.HasFlag(VirtioFeatures.AccessPlatform))
+        if (!rings.Features.HasFlag(VirtioFeatures.AccessPlatform))
         {
             throw new VhostUserProtocolException("IotlbMsg came without VIRTIO_F_ACCESS_PLATFORM having been negotiated");
         }
@@ -206,10 +191,10 @@ internal sealed class SessionRequests : IDisposable
         switch (message.Type)
         {
             case IotlbMessageType.Update:
-                _rings.UpdateTranslation(message);
+                rings.UpdateTranslation(message);
                 break;
             case IotlbMessageType.Invalidate:
-                _rings.InvalidateTranslation(SessionIotlb.RangeOf(message));
+                rings.InvalidateTranslation(SessionIotlb.RangeOf(message));
                 break;
             default:
                 throw new VhostUserProtocolException($"IotlbMsg of type {(int)message.Type}; update (2) and invalidate (3) are right");
@@ -224,7 +209,7 @@ internal sealed class SessionRequests : IDisposable
             throw new VhostUserProtocolException($"features 0x{(ulong)unknown:x} were chosen and not on offer");
         }
 
-        _rings.SetFeatures(features);
+        rings.SetFeatures(features);
     }
 
     private void SetProtocolFeatures(ulong bits)
@@ -244,45 +229,45 @@ internal sealed class SessionRequests : IDisposable
         }
 
         ProtocolFeatures = features;
-        _rings.HasInbandNotifications = features.HasFlag(ProtocolFeatures.InbandNotifications);
+        rings.HasInbandNotifications = features.HasFlag(ProtocolFeatures.InbandNotifications);
     }
 
     private void SetMemoryTable()
     {
-        ReadOnlySpan<byte> payload = _channel.Payload;
+        ReadOnlySpan<byte> payload = channel.Payload;
         uint count = MemoryMarshal.Read<MemoryTableHeader>(payload).RegionCount;
         ReadOnlySpan<RegionDescription> regions =
             MemoryMarshal.Cast<byte, RegionDescription>(payload[Unsafe.SizeOf<MemoryTableHeader>()..]);
         // The message may be longer than its regions need, as the front-end's structure has room for all.
-        if (count > regions.Length || count != _channel.Descriptors.Count)
+        if (count > regions.Length || count != channel.Descriptors.Count)
         {
             throw new VhostUserProtocolException(
-                $"SetMemTable announces {count} regions, has room for {regions.Length} and came with {_channel.Descriptors.Count} descriptors");
+                $"SetMemTable announces {count} regions, has room for {regions.Length} and came with {channel.Descriptors.Count} descriptors");
         }
 
-        ChangeMemory(_memory.Prepare(regions[..(int)count], _channel.Descriptors));
+        ChangeMemory(memory.Prepare(regions[..(int)count], channel.Descriptors));
     }
 
     private void ChangeMemory(GuestMemory next)
     {
-        if (next.Regions.Any(r => r.CanShrink) && !_memory.Current.Regions.Any(r => r.CanShrink))
+        if (next.Regions.Any(r => r.CanShrink) && !memory.Current.Regions.Any(r => r.CanShrink))
         {
-            _log("the front-end's memory file is not sealed against shrinking: if it shrinks, the session ends");
+            log("the front-end's memory file is not sealed against shrinking: if it shrinks, the session ends");
         }
 
-        _rings.WhileStopped(() =>
+        rings.WhileStopped(() =>
         {
             // Translations lead into the memory that goes. The front-end tells them again.
-            _iotlb.Table.Clear();
-            _memory.Replace(next);
-            _rings.Memory = next;
+            iotlb.Table.Clear();
+            memory.Replace(next);
+            rings.Memory = next;
         });
     }
 
     private void SetLogBase(LogDescription description)
     {
-        using FileDescriptor file = _channel.Descriptors.Take(0);
-        _rings.SetLog(file, description);
+        using FileDescriptor file = channel.Descriptors.Take(0);
+        rings.SetLog(file, description);
         // An empty body: QEMU expects none, the specification names none.
         Reply(ReadOnlySpan<byte>.Empty);
     }
@@ -292,22 +277,22 @@ internal sealed class SessionRequests : IDisposable
         // Bits 0 to 7: the ring; bit 8: no descriptor, it is polled.
         int index = (int)(payload & 0xFF);
         bool none = (payload & 0x100) != 0;
-        if (none != (_channel.Descriptors.Count == 0))
+        if (none != (channel.Descriptors.Count == 0))
         {
             throw new VhostUserProtocolException(
-                $"{request} for ring {index} {(none ? "says that it has no" : "should have a")} descriptor, and came with {_channel.Descriptors.Count}");
+                $"{request} for ring {index} {(none ? "says that it has no" : "should have a")} descriptor, and came with {channel.Descriptors.Count}");
         }
 
-        _rings.SetDescriptor(request, index, none ? null : TakeEventFd(0));
+        rings.SetDescriptor(request, index, none ? null : TakeEventFd(0));
     }
 
     private EventFd TakeEventFd(int index) =>
-        EventFd.TryAdopt(_channel.Descriptors.Take(index))
+        EventFd.TryAdopt(channel.Descriptors.Take(index))
             ?? throw new VhostUserProtocolException("a descriptor that should be an eventfd is something else");
 
     private void SetMtu(ulong mtu)
     {
-        if (!_device.TrySetMtu(mtu))
+        if (!device.TrySetMtu(mtu))
         {
             throw new VhostUserProtocolException($"an MTU of {mtu} is not possible here");
         }
@@ -315,21 +300,21 @@ internal sealed class SessionRequests : IDisposable
 
     private void SetBackendChannel()
     {
-        UnixSocket socket = UnixSocket.TryAdopt(_channel.Descriptors.Take(0))
+        UnixSocket socket = UnixSocket.TryAdopt(channel.Descriptors.Take(0))
             ?? throw new VhostUserProtocolException("the channel for requests of the back-end is not a stream socket of this machine");
-        _rings.WhileStopped(() =>
+        rings.WhileStopped(() =>
         {
             _backendChannel?.Dispose();
             _backendChannel = new BackendChannel(socket);
-            _rings.BackendChannel = _backendChannel;
-            _iotlb.Channel = _backendChannel;
+            rings.BackendChannel = _backendChannel;
+            iotlb.Channel = _backendChannel;
         });
     }
 
     private void AccessConfig(bool read)
     {
-        ConfigHeader header = MemoryMarshal.Read<ConfigHeader>(_channel.Payload);
-        int body = _channel.Payload.Length - Unsafe.SizeOf<ConfigHeader>();
+        ConfigHeader header = MemoryMarshal.Read<ConfigHeader>(channel.Payload);
+        int body = channel.Payload.Length - Unsafe.SizeOf<ConfigHeader>();
         if (!read)
         {
             throw new VhostUserProtocolException($"configuration space at {header.Offset} cannot be written");
@@ -338,7 +323,7 @@ internal sealed class SessionRequests : IDisposable
         Span<byte> reply = stackalloc byte[Unsafe.SizeOf<ConfigHeader>() + MessageRule.MaxConfig];
         MemoryMarshal.Write(reply, in header);
         bool found = header.Size == body && header.Offset <= MessageRule.MaxConfig
-            && _device.TryReadConfig((int)header.Offset, reply.Slice(Unsafe.SizeOf<ConfigHeader>(), body));
+            && device.TryReadConfig((int)header.Offset, reply.Slice(Unsafe.SizeOf<ConfigHeader>(), body));
         // "Uses zero length of payload to indicate an error."
         Reply(found ? reply[..(Unsafe.SizeOf<ConfigHeader>() + body)] : []);
     }
@@ -347,25 +332,25 @@ internal sealed class SessionRequests : IDisposable
     {
         // 20 bytes, or 24 with padding: as many go back.
         Span<byte> body = stackalloc byte[Unsafe.SizeOf<InflightDescription>()];
-        _channel.Payload.CopyTo(body);
+        channel.Payload.CopyTo(body);
         InflightDescription description = MemoryMarshal.Read<InflightDescription>(body);
         if (!asked)
         {
-            using FileDescriptor file = _channel.Descriptors.Take(0);
-            _rings.SetInflight(file, description);
+            using FileDescriptor file = channel.Descriptors.Take(0);
+            rings.SetInflight(file, description);
             return;
         }
 
-        using FileDescriptor made = _rings.CreateInflight(ref description);
+        using FileDescriptor made = rings.CreateInflight(ref description);
         MemoryMarshal.Write(body, in description);
-        _channel.Send(_channel.Header.Request, MessageHeader.Reply, body[..(int)_channel.Header.Size], made);
+        channel.Send(channel.Header.Request, MessageHeader.Reply, body[..(int)channel.Header.Size], made);
     }
 
     private T Payload<T>()
-        where T : unmanaged => MemoryMarshal.Read<T>(_channel.Payload);
+        where T : unmanaged => MemoryMarshal.Read<T>(channel.Payload);
 
     private void Reply<T>(T payload)
         where T : unmanaged => Reply(MemoryMarshal.AsBytes(new ReadOnlySpan<T>(in payload)));
 
-    private void Reply(ReadOnlySpan<byte> payload) => _channel.Send(_channel.Header.Request, MessageHeader.Reply, payload);
+    private void Reply(ReadOnlySpan<byte> payload) => channel.Send(channel.Header.Request, MessageHeader.Reply, payload);
 }

@@ -139,7 +139,8 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         _ => failure.Exception(),
     };
 
-    // Everything back to what it was, what the device could reach first, in reverse. What cannot be unmapped keeps its IOVA, so that it is never handed out again.
+    // Everything back to what it was: first what devices reach, in reverse, then the IOVAs that were only planned. What cannot be
+    // unmapped keeps its IOVA, so that it is never handed out again.
     private LinuxException? Undo()
     {
         LinuxException? stuck = null;

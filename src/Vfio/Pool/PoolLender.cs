@@ -79,6 +79,7 @@ internal sealed class PoolLender(string name, int bufferSize, bool isChecked)
         ulong whole = ((ulong)length + Page - 1) & ~(Page - 1);
         lock (_lock)
         {
+            // Room first: a piece that is taken and not noted down could never be freed.
             _allocated.EnsureCapacity(_allocated.Count + 1);
             if (!TryTake(whole, out PoolSegment? segment, out ulong offset))
             {

@@ -349,10 +349,7 @@ public sealed class PinnerTests(TestContext context)
         (long Before, long After, int Left) Round()
         {
             var pinner = new Pinner(new Type1Iommu(kernel, descriptor));
-            for (ulong p = 0; p < Pages; p++)
-            {
-                pinner.PinPage(first + (p * Page), DmaAccess.ReadWrite);
-            }
+            Iova[] pinned = [.. Enumerable.Range(0, (int)Pages).Select(p => pinner.PinPage(first + ((ulong)p * Page), DmaAccess.ReadWrite))];
 
             (long before, long after, long called) = (0, 0, 0);
             kernel.Called = () => called = GC.GetAllocatedBytesForCurrentThread();
@@ -365,7 +362,12 @@ public sealed class PinnerTests(TestContext context)
             }
 
             kernel.Called = null;
-            return (before, after, pinner.EntriesUsed);
+            int left = pinner.EntriesUsed;
+            // The holes are the smallest that is free, so they are taken first.
+            CollectionAssert.AreEquivalent(
+                pinned.Where((_, p) => p % 2 == 0).ToArray(),
+                Enumerable.Range(0, (int)Pages / 2).Select(p => pinner.PinPage(first + ((2 * (ulong)p) * Page), DmaAccess.ReadWrite)).ToArray());
+            return (before, after, left);
         }
     }
 
