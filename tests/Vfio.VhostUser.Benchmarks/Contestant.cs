@@ -49,16 +49,19 @@ internal sealed class Contestant : IDisposable
 
     public long Misses => _load.Misses;
 
-    /// <summary>One turn.</summary>
-    /// <returns>When it began and ended, and millions of frames a second.</returns>
-    public (double Begin, double End, double Mpps) Run()
+    /// <summary>One turn, with the calling thread as the guest.</summary>
+    public Turn Run()
     {
+        TimeSpan usedBefore = _backend.Used + ProcessorTime.OfThisThread();
+        long resumed = Stopwatch.GetTimestamp();
         _backend.Resume();
         _load.Run(Turns.Settling);
-        (double Begin, double End, double Mpps) slice = _load.Run(Turns.Slice);
+        (double begin, double end, double mpps) = _load.Run(Turns.Slice);
         _load.Drain();
         _backend.Pause();
-        return slice;
+        TimeSpan turn = Stopwatch.GetElapsedTime(resumed);
+        double share = (_backend.Used + ProcessorTime.OfThisThread() - usedBefore) / (2 * turn);
+        return new Turn(begin, end, mpps, share);
     }
 
     public void Dispose()

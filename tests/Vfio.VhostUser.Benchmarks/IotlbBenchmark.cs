@@ -97,7 +97,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
 
     private void Measure(string ring, VirtioFeatures features, Mapping mapping)
     {
-        List<(double Begin, double End, double Mpps)[]> slices = [];
+        List<Turn[]> slices = [];
         string misses = string.Empty;
         Exception? failure = null;
         var thread = new Thread(() =>
@@ -113,7 +113,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
                     contestants.Add(new Contestant(BackendKind.Ours, features, Mapping.None));
                 }
 
-                slices = Turns.Take(time, [.. contestants.Select<Contestant, Turns.Side>(c => c.Run)]);
+                slices = Turns.Take(time, [.. contestants.Select<Contestant, Func<Turn>>(c => c.Run)]);
                 misses = string.Join(", ", contestants.Select(c => $"{c.Kind} {c.Misses}"));
             }
             catch (Exception e) when (e is InvalidOperationException or LinuxException or VhostUserProtocolException)
@@ -133,9 +133,9 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         }
 
         int counted = 0;
-        foreach ((double Begin, double End, double Mpps)[] turn in slices)
+        foreach (Turn[] turn in slices)
         {
-            if (watch.StateBetween(turn[0].Begin, turn[^1].End) is { } state)
+            if (Turns.State(turn, watch) is { } state)
             {
                 (string, Mapping, string) key = (ring, mapping, state);
                 _turns.TryAdd(key, []);

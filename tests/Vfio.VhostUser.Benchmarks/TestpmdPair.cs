@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
@@ -42,19 +43,22 @@ internal sealed class TestpmdPair : IDisposable
     public string Name { get; }
 
     /// <summary>One turn.</summary>
-    /// <returns>When it began and ended, and millions of frames a second.</returns>
-    /// <exception cref="InvalidOperationException">There were none.</exception>
-    public (double Begin, double End, double Mpps) Run()
+    /// <exception cref="InvalidOperationException">There were no frames.</exception>
+    public Turn Run()
     {
+        TimeSpan usedBefore = Used();
+        long resumed = Stopwatch.GetTimestamp();
         Signal(Signals.Continue);
         Pass(Turns.Settling);
         (double begin, long before) = Count();
         Pass(Turns.Slice);
         (double end, long after) = Count();
         Signal(Signals.Stop);
+        TimeSpan turn = Stopwatch.GetElapsedTime(resumed);
+        double share = (Used() - usedBefore) / (2 * turn);
         return after == before
             ? throw new InvalidOperationException($"{Name}: no frames in {Turns.Slice.TotalMilliseconds} ms")
-            : (begin, end, (after - before) / (end - begin) / 1e6);
+            : new Turn(begin, end, (after - before) / (end - begin) / 1e6, share);
     }
 
     public void Dispose()
@@ -63,6 +67,9 @@ internal sealed class TestpmdPair : IDisposable
         Signal(Signals.Continue);
         _telemetry.Dispose();
     }
+
+    // What both have used, which is exact while they stand still.
+    private TimeSpan Used() => _processes.Aggregate(TimeSpan.Zero, (used, process) => used + ProcessorTime.Of(process));
 
     private void Signal(int signal)
     {

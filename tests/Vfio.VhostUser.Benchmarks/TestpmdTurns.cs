@@ -7,7 +7,7 @@ namespace Vfio.VhostUser.Benchmarks;
 internal static class TestpmdTurns
 {
     /// <summary>Prints a line for each turn, <c>NAME TURN MPPS STATE</c>: turns of one number followed each other, and their state is
-    /// "mixed" unless it was the same in all of them.</summary>
+    /// "mixed" unless it was the same in all of them and nobody took processor time from them.</summary>
     /// <param name="time">How long.</param>
     /// <param name="counter">What is counted: a name in DPDK's answer to <c>/ethdev/stats</c>.</param>
     /// <param name="descriptions">The pairs, as <see cref="TestpmdPair"/> takes them.</param>
@@ -22,10 +22,10 @@ internal static class TestpmdTurns
                 pairs.Add(new TestpmdPair(description, counter));
             }
 
-            List<(double Begin, double End, double Mpps)[]> turns = Turns.Take(time, [.. pairs.Select<TestpmdPair, Turns.Side>(p => p.Run)]);
+            List<Turn[]> turns = Turns.Take(time, [.. pairs.Select<TestpmdPair, Func<Turn>>(p => p.Run)]);
             for (int turn = 0; turn < turns.Count; turn++)
             {
-                string state = watch.StateBetween(turns[turn][0].Begin, turns[turn][^1].End) ?? "mixed";
+                string state = Turns.State(turns[turn], watch) ?? "mixed";
                 for (int i = 0; i < pairs.Count; i++)
                 {
                     Console.Out.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{pairs[i].Name} {turn + 1} {turns[turn][i].Mpps:F4} {state}"));

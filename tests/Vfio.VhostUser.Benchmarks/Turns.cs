@@ -1,3 +1,5 @@
+using System.Diagnostics;
+
 namespace Vfio.VhostUser.Benchmarks;
 
 /// <summary>Several sides measured in turn on the same two processors, a fifth of a second each, so that all meet one state of the
@@ -10,22 +12,31 @@ internal static class Turns
     /// <summary>What is counted.</summary>
     public static readonly TimeSpan Slice = TimeSpan.FromMilliseconds(180);
 
-    /// <summary>One turn of a side.</summary>
-    /// <returns>When it began and ended (<see cref="LatencyWatch.Now"/>), and millions of frames a second.</returns>
-    public delegate (double Begin, double End, double Mpps) Side();
+    // The latency's own measurement, and whoever gives the turns, take two or three per cent.
+    private const double LeastShare = 0.95;
 
     /// <summary>Lets all have their turns, over and over.</summary>
     /// <param name="time">For how long.</param>
     /// <param name="sides">Whose turns.</param>
     /// <returns>The turns that followed each other, in the order of the sides.</returns>
-    public static List<(double Begin, double End, double Mpps)[]> Take(TimeSpan time, IReadOnlyList<Side> sides)
+    public static List<Turn[]> Take(TimeSpan time, IReadOnlyList<Func<Turn>> sides)
     {
-        var turns = new List<(double Begin, double End, double Mpps)[]>();
-        for (double end = LatencyWatch.Now + time.TotalSeconds; LatencyWatch.Now < end;)
+        var turns = new List<Turn[]>();
+        var taken = Stopwatch.StartNew();
+        do
         {
             turns.Add([.. sides.Select(side => side())]);
         }
+        while (taken.Elapsed < time);
 
         return turns;
     }
+
+    /// <summary>Whether turns that followed each other compare.</summary>
+    /// <param name="turns">Those turns.</param>
+    /// <param name="watch">Tells how far the processors were from each other.</param>
+    /// <returns>"near" or "far" when it was so all the time; <see langword="null"/> when it changed, or when others took processor
+    /// time from one of them.</returns>
+    public static string? State(Turn[] turns, LatencyWatch watch) =>
+        turns.All(turn => turn.Share >= LeastShare) ? watch.StateBetween(turns[0].Begin, turns[^1].End) : null;
 }
