@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vfio.Linux;
 
@@ -80,6 +81,7 @@ public sealed unsafe class Type1Iommu
     public Errno TryMap(IovaRange range, HostAddress address, DmaAccess access) => TryMap(range.First, range.Length, address, access);
 
     /// <summary>As <see cref="TryMap(IovaRange, HostAddress, DmaAccess)"/>, by length.</summary>
+    [SkipLocalsInit]
     internal Errno TryMap(Iova iova, ulong length, HostAddress address, DmaAccess access)
     {
         var map = new vfio_iommu_type1_dma_map

@@ -31,7 +31,7 @@ internal sealed class LiveMappings
     }
 
     /// <summary>Whether no mapping shares a byte with <paramref name="range"/>, and then the place that one of it would come after.</summary>
-    public bool IsFree(in HostRange range, out Place place)
+    public bool IsFree(HostRange range, out Place place)
     {
         // None overlaps another, so if any reaches into the range, the last one that starts before its end does.
         place = LastAtOrBelow(range.Last);
@@ -69,8 +69,7 @@ internal sealed class LiveMappings
     /// <summary>Adds a mapping that overlaps none.</summary>
     /// <param name="place">Where <see cref="TryFind"/> or <see cref="IsFree"/> said, with no change since.</param>
     /// <param name="mapping">The mapping.</param>
-    /// <returns>Where it is; valid until the next insert or remove.</returns>
-    public Place InsertAfter(Place place, in LiveMapping mapping)
+    public void InsertAfter(Place place, in LiveMapping mapping)
     {
         Chunk chunk = _chunks[place.Chunk];
         int index = place.Index + 1;
@@ -90,7 +89,6 @@ internal sealed class LiveMappings
         chunk.Count++;
         Count++;
         Bytes += mapping.Length;
-        return new Place(place.Chunk, index);
     }
 
     /// <summary>Removes the entry at a place that was found.</summary>

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.CompilerServices;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -9,6 +10,7 @@ public static class PinPlanner
     private const ulong Page = 4096;
 
     // The sizes that IOMMU page tables have on x86-64 and arm64 with 4 KiB granules.
+    private const ulong EntriesOfTable = 512;
     private static readonly ulong[] LargePages = [ByteSize.GiB, 2 * ByteSize.MiB];
 
     /// <summary>Plans for a container in which nothing is mapped yet.</summary>
@@ -54,13 +56,15 @@ public static class PinPlanner
 
     /// <summary>Takes IOVAs for one range in one piece, where the IOMMU can use pages as large as the range holds; no plan is made, and
     /// false says only that there must be one.</summary>
-    internal static bool TryAllocate(in PinRange range, ulong pageSizes, IovaAllocator allocator, out Iova iova)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static bool TryAllocate(
+        HostRange host, DmaAccess access, MemoryBacking backing, ulong pageSizes, IovaAllocator allocator, out Iova iova)
     {
         iova = default;
-        ulong first = range.Host.First.Value;
-        ulong last = range.Host.Last.Value;
-        return IsInWholePages(range.Host) && GivesAccess(range.Access)
-            && TryAllocate(first, last - first + 1, LargestPage(first, last, range.Backing.PageSize(), pageSizes), allocator, out iova);
+        ulong first = host.First.Value;
+        ulong last = host.Last.Value;
+        return IsInWholePages(host) && GivesAccess(access)
+            && TryAllocate(first, last - first + 1, LargestPage(first, last, backing.PageSize(), pageSizes), allocator, out iova);
     }
 
     internal static PinProblem EntriesShort(ulong need, ulong have) => new(
@@ -190,8 +194,7 @@ public static class PinPlanner
         var runs = new List<Run>(pieces.Count);
         foreach (Run piece in pieces)
         {
-            ulong most = grain == 0 ? piece.LargePage : Math.Min(piece.LargePage, grain);
-            ulong largest = LargestPage(piece.First, piece.Last, most, pageSizes);
+            ulong largest = LargestPage(piece.First, piece.Last, piece.LargePage, pageSizes, grain == 0 ? ulong.MaxValue : grain);
             if (runs.Count > 0 && runs[^1] is var previous && previous.Last + 1 == piece.First && previous.Access == piece.Access)
             {
                 runs[^1] = previous with { Last = piece.Last, LargePage = Math.Max(previous.LargePage, largest) };
@@ -306,17 +309,16 @@ public static class PinPlanner
         }
     }
 
-    private static ulong LargestPage(ulong first, ulong last, ulong most, ulong pageSizes)
+    // From the backing's own pages down, each size 512 times the next: an IOMMU's tables have as many entries.
+    private static ulong LargestPage(ulong first, ulong last, ulong backing, ulong pageSizes, ulong most = ulong.MaxValue)
     {
-        foreach (ulong size in LargePages)
+        ulong size = backing;
+        while (size > Page && (size > most || (pageSizes & size) == 0 || !HoldsAligned(first, last, size)))
         {
-            if (size <= most && (pageSizes & size) != 0 && HoldsAligned(first, last, size))
-            {
-                return size;
-            }
+            size /= EntriesOfTable;
         }
 
-        return Page;
+        return size;
     }
 
     private static bool IsInWholePages(HostRange range) => range.First.IsAligned(Page) && (range.Last.Value & (Page - 1)) == Page - 1;

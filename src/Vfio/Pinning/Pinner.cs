@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using System.Runtime.CompilerServices;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -156,9 +157,7 @@ public sealed class Pinner
 
         lock (Lock)
         {
-            return TryStraight(range, options, out RegisteredMemory? registered, out Iova iova, out Errno answer)
-                ? registered
-                : RegisterByPlan(range, options, iova, answer);
+            return RegisterStraight(range, options);
         }
     }
 
@@ -291,58 +290,67 @@ public sealed class Pinner
         return VfioFailure.Exception("VFIO_IOMMU_MAP_DMA", errno, Type1Iommu.Describe(range, page, access));
     }
 
+    [SkipLocalsInit]
     private Errno TryMap(HostAddress host, Iova iova, ulong length, DmaAccess access, LiveMappings.Place place)
     {
         // Noted down first: what the kernel has mapped must not be lost because there is no memory for it. Nothing that throws comes between.
         _iommu.DemandOpen();
-        place = _live.InsertAfter(place, new LiveMapping { Host = host, Iova = iova, Length = length, References = 1, Access = access });
+        _live.InsertAfter(place, new LiveMapping { Host = host, Iova = iova, Length = length, References = 1, Access = access });
         _mapCalls++;
         Errno errno = _iommu.TryMap(iova, length, host, access);
         if (errno != Errno.None)
         {
-            _live.Remove(place);
+            StrikeOut(host);
         }
 
         return errno;
     }
 
-    // One map of the whole range, if it needs nothing else. When the kernel refuses it, answer says why.
-    private bool TryStraight(
-        in PinRange range, PinOptions options, [NotNullWhen(true)] out RegisteredMemory? registered, out Iova iova, out Errno answer)
+    private void StrikeOut(HostAddress first)
     {
-        (registered, iova, answer) = (null, default, Errno.None);
+        _ = _live.TryFind(first, out LiveMappings.Place place);
+        _live.Remove(place);
+    }
+
+    // One map of the whole range, if it needs nothing else. Not inside the lock's try block, where
+    // the compiler keeps variables in memory; and nothing that is zeroed first, as all is assigned before it is read.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    [SkipLocalsInit]
+    [SuppressMessage("Reliability", "CA2000", Justification = "where the map fails the object is forgotten: it tells of no mapping")]
+    private RegisteredMemory RegisterStraight(in PinRange range, PinOptions options)
+    {
         if (options.Grain != 0 || options.At is not null)
         {
-            return false;
+            return RegisterByPlan(range, options, default, Errno.None);
         }
 
         FollowValidRanges();
-        if (!_live.IsFree(range.Host, out LiveMappings.Place place)
-            || !PinPlanner.TryAllocate(range, _iommu.PageSizes, _allocator, out iova))
+        HostRange host = range.Host;
+        if (!_live.IsFree(host, out LiveMappings.Place place)
+            || !PinPlanner.TryAllocate(host, range.Access, range.Backing, _iommu.PageSizes, _allocator, out Iova iova))
         {
-            return false;
+            return RegisterByPlan(range, options, default, Errno.None);
         }
 
         // Before the kernel's call, as everything that needs memory.
-        registered = new RegisteredMemory(this, range.Host, iova, range.Access);
-        ulong length = range.Host.Length;
-        answer = TryMap(range.Host.First, iova, length, range.Access, place);
-        if (answer == Errno.None)
-        {
-            return true;
-        }
-
-        _allocator.Release(IovaRange.Of(iova, length));
-        return false;
+        var registered = new RegisteredMemory(this, host, iova, range.Access);
+        Errno answer = TryMap(host.First, iova, host.Length, range.Access, place);
+        return answer == Errno.None ? registered : RegisterByPlan(range, options, iova, answer);
     }
 
-    // The straight way was no way: nothing was asked of the kernel (no answer), or it refused the whole range at this IOVA.
+    // The straight way was no way: nothing was asked of the kernel (no answer), or it refused the whole range at this IOVA. Apart, so
+    // that the straight way is compiled in one piece.
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private RegisteredMemory RegisterByPlan(in PinRange range, PinOptions options, Iova iova, Errno answer)
     {
-        DmaMapping asked = answer == Errno.None
-            ? default
-            : new DmaMapping(range.Host, IovaRange.Of(iova, range.Host.Length), range.Access);
-        return RegisterByPlan([range], options, asked, answer);
+        if (answer == Errno.None)
+        {
+            return RegisterByPlan([range], options, default, answer);
+        }
+
+        IovaRange refused = IovaRange.Of(iova, range.Host.Length);
+        _allocator.Release(refused);
+        return RegisterByPlan([range], options, new DmaMapping(range.Host, refused, range.Access), answer);
     }
 
     private RegisteredMemory RegisterByPlan(IReadOnlyList<PinRange> ranges, PinOptions options, in DmaMapping asked, Errno answer)
@@ -380,17 +388,23 @@ public sealed class Pinner
     }
 
     // A group that was attached since may have taken ranges away.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void FollowValidRanges()
     {
-        IReadOnlyList<IovaRange> ranges = _iommu.ValidRanges;
-        if (!ReferenceEquals(ranges, _validRanges))
+        if (!ReferenceEquals(_iommu.ValidRanges, _validRanges))
         {
-            if (!ranges.SequenceEqual(_validRanges))
-            {
-                _allocator.Update(ranges);
-            }
-
-            _validRanges = ranges;
+            TakeOverValidRanges();
         }
+    }
+
+    private void TakeOverValidRanges()
+    {
+        IReadOnlyList<IovaRange> ranges = _iommu.ValidRanges;
+        if (!ranges.SequenceEqual(_validRanges))
+        {
+            _allocator.Update(ranges);
+        }
+
+        _validRanges = ranges;
     }
 }

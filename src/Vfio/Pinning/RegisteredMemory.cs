@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -25,7 +26,8 @@ public sealed class RegisteredMemory : IDisposable
     }
 
     // Of a single mapping, which is made afterwards; where it cannot be, the object is forgotten.
-    internal RegisteredMemory(Pinner pinner, in HostRange host, Iova iova, DmaAccess access)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal RegisteredMemory(Pinner pinner, HostRange host, Iova iova, DmaAccess access)
     {
         _pinner = pinner;
         (_host, _iova, _access) = (host, iova, access);

@@ -34,7 +34,8 @@ public sealed class LiveMappingsTests
                 Assert.AreEqual(isFree, live.IsFree(Host(page, length), out LiveMappings.Place place), $"seed {seed}, step {step}");
                 if (isFree)
                 {
-                    place = live.InsertAfter(place, new LiveMapping { Host = Host(page, length).First, Length = (ulong)length * 4096, References = page });
+                    live.InsertAfter(place, new LiveMapping { Host = Host(page, length).First, Length = (ulong)length * 4096, References = page });
+                    Assert.IsTrue(live.TryFind(Host(page, length).First, out place), $"seed {seed}, step {step}");
                     Assert.AreEqual(page, live[place].References, $"seed {seed}, step {step}");
                     model.Add(page, length);
                 }
