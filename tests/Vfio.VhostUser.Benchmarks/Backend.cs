@@ -86,8 +86,8 @@ internal sealed class Backend : IDisposable
         return 0;
     }
 
-    /// <summary>How long its threads were on a processor so far, exact while it stands still.</summary>
-    public TimeSpan Used => ProcessorTime.Of(_process.Id);
+    /// <summary>How long its threads were on a processor so far.</summary>
+    public TimeSpan Used() => ProcessorTime.Of(_process.Id);
 
     /// <summary>Makes it stand still.</summary>
     public void Pause() => Signals.Send(_process.Id, Signals.Stop);

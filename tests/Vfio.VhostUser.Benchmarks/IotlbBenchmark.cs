@@ -144,7 +144,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
             }
         }
 
-        Console.Error.WriteLine($"{Name(mapping)} {ring}: {counted} of {slices.Count} rounds of turns in one state; misses: {misses}");
+        Console.Error.WriteLine($"{Name(mapping)} {ring}: {counted} of {slices.Count} rounds of turns undisturbed and in one state; misses: {misses}");
     }
 
     // What followed each other: the peer, ours, and ours without an IOMMU (where that is the cell itself, the same as ours).

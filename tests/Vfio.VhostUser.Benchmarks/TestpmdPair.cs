@@ -68,7 +68,7 @@ internal sealed class TestpmdPair : IDisposable
         _telemetry.Dispose();
     }
 
-    // What both have used, which is exact while they stand still.
+    // What both have used of the processors.
     private TimeSpan Used() => _processes.Aggregate(TimeSpan.Zero, (used, process) => used + ProcessorTime.Of(process));
 
     private void Signal(int signal)

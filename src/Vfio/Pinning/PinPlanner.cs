@@ -9,7 +9,7 @@ public static class PinPlanner
 {
     private const ulong Page = 4096;
 
-    // The sizes that IOMMU page tables have on x86-64 and arm64 with 4 KiB granules.
+    // What IOMMU page tables have on x86-64 and arm64 with 4 KiB granules, and the sizes of their large pages.
     private const ulong EntriesOfTable = 512;
     private static readonly ulong[] LargePages = [ByteSize.GiB, 2 * ByteSize.MiB];
 
@@ -309,7 +309,7 @@ public static class PinPlanner
         }
     }
 
-    // From the backing's own pages down, each size 512 times the next: an IOMMU's tables have as many entries.
+    // From the backing's own pages down: an entry of one table maps what a whole table of the next level does.
     private static ulong LargestPage(ulong first, ulong last, ulong backing, ulong pageSizes, ulong most = ulong.MaxValue)
     {
         ulong size = backing;

@@ -306,14 +306,15 @@ public sealed class Pinner
         return errno;
     }
 
+    // Of an entry that was just made. Looked up again, so that the usual way need not keep its place.
     private void StrikeOut(HostAddress first)
     {
         _ = _live.TryFind(first, out LiveMappings.Place place);
         _live.Remove(place);
     }
 
-    // One map of the whole range, if it needs nothing else. Not inside the lock's try block, where
-    // the compiler keeps variables in memory; and nothing that is zeroed first, as all is assigned before it is read.
+    // One map of the whole range, if it needs nothing else. A method of its own: inside the lock's try block the compiler
+    // keeps variables in memory. Nothing need be zeroed first, as all is assigned before it is read.
     [MethodImpl(MethodImplOptions.NoInlining)]
     [SkipLocalsInit]
     [SuppressMessage("Reliability", "CA2000", Justification = "where the map fails the object is forgotten: it tells of no mapping")]
@@ -338,8 +339,8 @@ public sealed class Pinner
         return answer == Errno.None ? registered : RegisterByPlan(range, options, iova, answer);
     }
 
-    // The straight way was no way: nothing was asked of the kernel (no answer), or it refused the whole range at this IOVA. Apart, so
-    // that the straight way is compiled in one piece.
+    // The straight way was no way: nothing was asked of the kernel (no answer), or it refused the whole range at this IOVA, which
+    // is given back first. Apart, so that the straight way is compiled in one piece.
     [MethodImpl(MethodImplOptions.NoInlining)]
     private RegisteredMemory RegisterByPlan(in PinRange range, PinOptions options, Iova iova, Errno answer)
     {
