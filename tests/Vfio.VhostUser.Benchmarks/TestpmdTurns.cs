@@ -7,7 +7,7 @@ namespace Vfio.VhostUser.Benchmarks;
 internal static class TestpmdTurns
 {
     /// <summary>Prints a line for each turn, <c>NAME TURN MPPS STATE</c>: turns of one number followed each other, and their state is
-    /// "mixed" unless it was the same in all of them and nobody took processor time from them.</summary>
+    /// "mixed" unless it was the same in all of them and none was kept waiting for its processors.</summary>
     /// <param name="time">How long.</param>
     /// <param name="counter">What is counted: a name in DPDK's answer to <c>/ethdev/stats</c>.</param>
     /// <param name="descriptions">The pairs, as <see cref="TestpmdPair"/> takes them.</param>

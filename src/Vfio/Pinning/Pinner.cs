@@ -320,35 +320,31 @@ public sealed class Pinner
     [SuppressMessage("Reliability", "CA2000", Justification = "where the map fails the object is forgotten: it tells of no mapping")]
     private RegisteredMemory RegisterStraight(in PinRange range, PinOptions options)
     {
-        if (options.Grain != 0 || options.At is not null)
-        {
-            return RegisterByPlan(range, options, default, Errno.None);
-        }
-
         FollowValidRanges();
         HostRange host = range.Host;
-        if (!_live.IsFree(host, out LiveMappings.Place place)
+        if (options.Grain != 0
+            || options.At is not null
+            || !_live.IsFree(host, out LiveMappings.Place place)
             || !PinPlanner.TryAllocate(host, range.Access, range.Backing, _iommu.PageSizes, _allocator, out Iova iova))
         {
-            return RegisterByPlan(range, options, default, Errno.None);
+            return RegisterByPlan(range, options);
         }
 
         // Before the kernel's call, as everything that needs memory.
         var registered = new RegisteredMemory(this, host, iova, range.Access);
         Errno answer = TryMap(host.First, iova, host.Length, range.Access, place);
-        return answer == Errno.None ? registered : RegisterByPlan(range, options, iova, answer);
+        return answer == Errno.None ? registered : RegisterRefused(range, options, iova, answer);
     }
 
-    // The straight way was no way: nothing was asked of the kernel (no answer), or it refused the whole range at this IOVA, which
-    // is given back first. Apart, so that the straight way is compiled in one piece.
+    // Apart, as what follows it, so that the straight way is compiled in one piece.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private RegisteredMemory RegisterByPlan(in PinRange range, PinOptions options, Iova iova, Errno answer)
-    {
-        if (answer == Errno.None)
-        {
-            return RegisterByPlan([range], options, default, answer);
-        }
+    private RegisteredMemory RegisterByPlan(in PinRange range, PinOptions options) =>
+        RegisterByPlan([range], options, default, Errno.None);
 
+    // The kernel refused the whole range at this IOVA, which the plan may take again: it need not be asked that once more.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private RegisteredMemory RegisterRefused(in PinRange range, PinOptions options, Iova iova, Errno answer)
+    {
         IovaRange refused = IovaRange.Of(iova, range.Host.Length);
         _allocator.Release(refused);
         return RegisterByPlan([range], options, new DmaMapping(range.Host, refused, range.Access), answer);
