@@ -51,13 +51,21 @@ internal sealed unsafe class PinRig : IDisposable
     public static void Protect(HostAddress page, int protection) =>
         Assert.AreEqual(0, LibC.mprotect((nint)page.Value, (nuint)Page, protection));
 
-    /// <summary>Nothing is pinned, and the pinner knows it.</summary>
+    /// <summary>Nothing is pinned, the pinner knows it, and every IOVA can be had.</summary>
     public void AssertNothingPinned()
     {
         Assert.AreEqual(0, Pinner.EntriesUsed);
         Assert.AreEqual(0ul, Pinner.PinnedBytes);
         Assert.IsEmpty(Kernel.Mappings);
         Assert.AreEqual(0ul, Kernel.LockedPages);
+        foreach (IovaRange valid in Container.Iommu.ValidRanges)
+        {
+            // All but the first page of the space, which is never handed out; a plan touches nothing, so that there is no such memory is no matter.
+            ulong first = Math.Max(valid.First.Value, Page);
+            PinPlan plan = Pinner.Plan(
+                [ReadWrite(new HostRange(new HostAddress(first), new HostAddress(valid.Last.Value)))], new PinOptions { At = new Iova(first) });
+            Assert.IsEmpty(plan.Refused, $"{valid} is not free");
+        }
     }
 
     public void Dispose()
