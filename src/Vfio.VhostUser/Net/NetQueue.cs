@@ -49,6 +49,9 @@ public abstract class NetQueue
 
     private protected int HeaderLength { get; }
 
+    /// <summary>What the driver was not shown yet of all that was taken from it and is done with: descriptors, at least.</summary>
+    private protected int Held { get; set; }
+
     /// <summary>Makes the queue for a ring that is to run.</summary>
     /// <param name="ring">The ring.</param>
     /// <param name="counters">Goes on counting.</param>
@@ -61,8 +64,9 @@ public abstract class NetQueue
             : new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
     }
 
-    /// <summary>Takes frames out of a transmit ring. While more are waiting, the driver may learn only from a later call, or from
-    /// <see cref="Settle"/>, that their buffers are its own again.</summary>
+    /// <summary>Takes frames out of a transmit ring. After a full batch the driver may learn only from a later call, or from
+    /// <see cref="Settle"/>, that its buffers are its own again: when half the ring is held back, when a batch is not full, or when
+    /// nothing came for 2 microseconds.</summary>
     /// <param name="batch">Empty; filled.</param>
     /// <returns>Buffers taken from the ring; more than frames where some were dropped.</returns>
     public abstract int Dequeue(FrameBatch batch);
@@ -85,7 +89,7 @@ public abstract class NetQueue
     /// and makes the call that found no room. Cheap when there is nothing.</summary>
     public void Settle()
     {
-        if (Queue.Unpublished != 0)
+        if (Held != 0)
         {
             Publish([]);
         }
@@ -95,10 +99,12 @@ public abstract class NetQueue
         }
     }
 
-    /// <summary>Asks the driver to kick when there is more.</summary>
+    /// <summary>Asks the driver to kick when there is more. Whatever was left to later batches is done first, as by
+    /// <see cref="Settle"/>: none may come.</summary>
     /// <returns>True when there is more already, or no kick will come.</returns>
     public bool EnableNotifications()
     {
+        Settle();
         bool more = Queue.EnableNotifications();
         Log?.MarkUsed();
         return more || Ring.MustPoll;
@@ -129,6 +135,7 @@ public abstract class NetQueue
     /// <param name="used">The batch, where a record of what is in flight must learn of it.</param>
     private protected void Publish(ReadOnlySpan<UsedChain> used)
     {
+        Held = 0;
         bool mustCall = Queue.Publish();
         Ring.Inflight?.Commit(used);
         Log?.MarkUsed();

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
@@ -23,6 +24,12 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     // ring each time moves the index's line once more, so half a batch.
     private const int RevealedPacked = 8;
     private const int RevealedSplit = Batch / 2;
+
+    // A driver that sends one full batch after another need not see at once that each was taken: while it looks at the first buffer of
+    // several batches only, the lines of the others are the device's, and the driver finds many at a time instead of asking, with a
+    // cache line that travels, for a few. So many descriptors are held back, at most half a ring; and while none comes, for so long.
+    private const int MostHeld = 8 * Batch;
+    private static readonly long HoldTicks = Stopwatch.Frequency / 500_000;
 
     // As bytes of a header: a plain frame in one buffer.
     private const ulong PlainLow = 0;
@@ -50,6 +57,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
     private int _lookAheads;
     private int _ahead = FirstAhead;
     private long _aheadGeneration;
+    private long _restingSince;
     private bool _isResubmitted;
     private TTranslator _translator;
     private CacheLines _lines;
@@ -65,10 +73,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         bool showsBatches = ring.Inflight is not null || Log is not null;
         bool isPacked = ring.Features.HasFlag(VirtioFeatures.RingPacked);
         _revealed = showsBatches ? int.MaxValue : isPacked ? RevealedPacked : RevealedSplit;
-        // Both sides of a packed ring work in the same cache lines. A driver that is ahead need not see each batch's buffers at once: while
-        // it looks at the first one only, the lines of the others are the device's. Two batches of a larger ring, as buffers that come
-        // back later are no longer in the driver's cache.
-        _mostHeld = isPacked && !showsBatches ? Math.Min(ring.Size / 2, 2 * Batch) : 0;
+        _mostHeld = showsBatches ? 0 : Math.Min(ring.Size / 2, MostHeld);
     }
 
     public override int Dequeue(FrameBatch batch)
@@ -76,7 +81,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         int count = TryBegin() ? Next() : 0;
         if (count == 0)
         {
-            Settle();
+            Rest();
             return 0;
         }
 
@@ -99,7 +104,10 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         }
 
         Finish(chains, used, onlyRead: true);
-        if (Queue.Unpublished >= _mostHeld || !Queue.HasAvailable)
+        // A chain has at least one descriptor, and as many segments: more where a piece of memory ends within one.
+        Held += Math.Max(count, chains[^1].First + chains[^1].Count);
+        _restingSince = 0;
+        if (count < Batch || Held >= _mostHeld)
         {
             Publish(used);
         }
@@ -236,6 +244,23 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
 
         Queue.AddUsedLines(count, ref _lines);
         _lines.Fetch();
+    }
+
+    // No chain is there. What is held back is shown when none came for a while, as the driver may be waiting for it.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void Rest()
+    {
+        if (Held != 0 && Queue.Error == RingError.None)
+        {
+            long now = Stopwatch.GetTimestamp();
+            _restingSince = _restingSince == 0 ? now : _restingSince;
+            if (now - _restingSince < HoldTicks)
+            {
+                return;
+            }
+        }
+
+        Settle();
     }
 
     private int BuffersFor(ReadOnlySpan<Frame> frames, ulong buffer)

@@ -56,12 +56,6 @@ public abstract class DeviceQueue
     /// <summary>Where it stands: the next chain to take, and the next to give back; published up to here after <see cref="Publish"/>.</summary>
     public abstract RingPosition Position { get; }
 
-    /// <summary>Whether the driver has made another chain available; a hint.</summary>
-    internal abstract bool HasAvailable { get; }
-
-    /// <summary>Places in the ring completed since the last <see cref="Publish"/>.</summary>
-    internal abstract int Unpublished { get; }
-
     private protected bool HasEventIndex { get; }
 
     private protected bool HasIndirect { get; }

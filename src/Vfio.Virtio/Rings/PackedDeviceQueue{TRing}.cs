@@ -34,10 +34,8 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
     public override RingPosition Position => new(_nextAvail.Raw, _nextUsed.Raw);
 
     // ORDER: a hint only; Peek acquires for itself.
-    internal override bool HasAvailable =>
+    private bool HasAvailable =>
         PackedDescriptor.IsAvailable(Barriers.ReadAcquire(_ring.Descriptor(_nextAvail.Slot) + 1), _nextAvail.Wrap);
-
-    internal override int Unpublished => _unpublished;
 
     private uint* DriverEvent => (uint*)_ring.Driver(0);
 

@@ -37,9 +37,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
     public override RingPosition Position => new(_nextAvail, _nextUsed);
 
     // ORDER: a hint only; Peek acquires for itself.
-    internal override bool HasAvailable => Barriers.ReadAcquire(_ring.Driver(IndexWord)) != _nextAvail;
-
-    internal override int Unpublished => unchecked((ushort)(_nextUsed - _publishedUsed));
+    private bool HasAvailable => Barriers.ReadAcquire(_ring.Driver(IndexWord)) != _nextAvail;
 
     // Only after the ring, and with room of its own there.
     private uint AvailEventWord => RingWord + (4 * (_mask + 1));

@@ -86,6 +86,7 @@ public sealed class NetQueueTests
                 }
 
                 Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+                transmit.Settle();
                 Assert.AreEqual(FrameBatch.Capacity, sender.Reap(completions));
                 Assert.AreEqual(FrameBatch.Capacity, receive.Enqueue(guest.Batch));
                 var used = new Queue<Completion>(completions[..taker.Reap(completions)]);
@@ -152,9 +153,8 @@ public sealed class NetQueueTests
     }
 
     [TestMethod]
-    [DataRow(Packed)]
-    [DataRow(Packed | VirtioFeatures.InOrder)]
-    public void A_busy_packed_transmit_ring_shows_two_batches_at_a_time_and_nothing_stays_held_back(VirtioFeatures features)
+    [DynamicData(nameof(Layouts))]
+    public void A_driver_that_sends_full_batches_is_shown_half_a_ring_at_a_time_and_nothing_stays_held_back(VirtioFeatures features)
     {
         using var guest = new Guest();
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
@@ -164,26 +164,85 @@ public sealed class NetQueueTests
             guest.Send(sender, new byte[64]);
         }
 
-        int[] shown = [.. Enumerable.Range(0, 5).Select(_ =>
-        {
-            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
-            guest.Batch.Clear();
-            return sender.Reap(completions);
-        })];
-        CollectionAssert.AreEqual((int[])[0, 64, 0, 64, 0], shown);
+        int[] shown = [.. Enumerable.Range(0, 6).Select(_ => Take(FrameBatch.Capacity))];
+        CollectionAssert.AreEqual((int[])[0, 0, 0, 128, 0, 0], shown);
         transmit.Settle();
-        Assert.AreEqual(FrameBatch.Capacity, sender.Reap(completions));
+        Assert.AreEqual(2 * FrameBatch.Capacity, sender.Reap(completions));
         transmit.Settle();
         Assert.AreEqual(0, sender.Reap(completions));
+
+        Assert.AreEqual(0, Take(FrameBatch.Capacity));
+        // More may come at any moment; for ever it does not wait.
+        Assert.AreEqual(0, Take(0));
+        int found = 0;
+        Assert.IsTrue(SpinWait.SpinUntil(() => (found = Take(0)) != 0, TimeSpan.FromSeconds(30)));
+        Assert.AreEqual(FrameBatch.Capacity, found);
+        Assert.AreEqual(0, sender.Outstanding);
+
+        int Take(int expected)
+        {
+            Assert.AreEqual(expected, transmit.Dequeue(guest.Batch));
+            guest.Batch.Clear();
+            return sender.Reap(completions);
+        }
+    }
+
+    [TestMethod]
+    [DynamicData(nameof(Layouts))]
+    public void A_batch_that_is_not_full_is_shown_at_once_with_all_before_it(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        var completions = new Completion[256];
+        for (int i = 0; i < FrameBatch.Capacity + 1; i++)
+        {
+            guest.Send(sender, new byte[64]);
+        }
 
         Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
         guest.Batch.Clear();
         Assert.AreEqual(0, sender.Reap(completions));
-        // Nothing waits behind these.
+        Assert.AreEqual(1, transmit.Dequeue(guest.Batch));
+        Assert.AreEqual(FrameBatch.Capacity + 1, sender.Reap(completions));
+    }
+
+    // A driver whose descriptors are all in use waits for them: half of them is what counts, not half as many chains.
+    [TestMethod]
+    [DynamicData(nameof(Layouts))]
+    public void Chains_of_several_descriptors_fill_half_a_ring_sooner(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        var completions = new Completion[256];
+        int[] shown = [.. Enumerable.Range(0, 2).Select(_ =>
+        {
+            for (int i = 0; i < FrameBatch.Capacity; i++)
+            {
+                guest.Send(sender, new byte[64], default, 12, 20);
+            }
+
+            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+            guest.Batch.Clear();
+            return sender.Reap(completions);
+        })];
+        CollectionAssert.AreEqual((int[])[0, 64], shown);
+    }
+
+    [TestMethod]
+    [DynamicData(nameof(Layouts))]
+    public void Before_a_kick_is_asked_for_nothing_is_held_back(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        for (int i = 0; i < FrameBatch.Capacity; i++)
+        {
+            guest.Send(sender, new byte[64]);
+        }
+
         Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
-        guest.Batch.Clear();
-        Assert.AreEqual(2 * FrameBatch.Capacity, sender.Reap(completions));
-        Assert.AreEqual(0, sender.Outstanding);
+        Assert.AreEqual(0, sender.Reap(new Completion[64]));
+        Assert.IsFalse(transmit.EnableNotifications());
+        Assert.AreEqual(FrameBatch.Capacity, sender.Reap(new Completion[64]));
     }
 
     // What an earlier batch held back is shown by the next call whatever that finds, also if the ring was disabled meanwhile.
@@ -211,24 +270,29 @@ public sealed class NetQueueTests
     }
 
     [TestMethod]
-    [DataRow(Split, false)]
-    [DataRow(Packed, true)]
-    public void A_split_ring_and_one_whose_writes_are_logged_show_every_batch(VirtioFeatures features, bool logs)
+    [DataRow(Split, 256, true)]
+    [DataRow(Packed, 256, true)]
+    [DataRow(Split, 64, false)]
+    [DataRow(Packed, 64, false)]
+    public void A_ring_whose_writes_are_logged_and_a_small_one_show_every_batch(VirtioFeatures features, int size, bool logs)
     {
         using var guest = new Guest();
         using FileDescriptor file = MemoryFile.Create("log", 1 << 20);
         using DirtyLog? log = logs ? DirtyLog.Map(file, default, 1 << 20) : null;
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256, log);
-        for (int i = 0; i < 3 * FrameBatch.Capacity; i++)
-        {
-            guest.Send(sender, new byte[64]);
-        }
-
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size, log);
         for (int batch = 0; batch < 3; batch++)
         {
+            for (int i = 0; i < FrameBatch.Capacity + 1; i++)
+            {
+                guest.Send(sender, new byte[64]);
+            }
+
             Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
             guest.Batch.Clear();
             Assert.AreEqual(FrameBatch.Capacity, sender.Reap(new Completion[64]));
+            Assert.AreEqual(1, transmit.Dequeue(guest.Batch));
+            guest.Batch.Clear();
+            Assert.AreEqual(1, sender.Reap(new Completion[64]));
         }
     }
 
