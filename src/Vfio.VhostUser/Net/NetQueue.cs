@@ -49,7 +49,7 @@ public abstract class NetQueue
 
     private protected int HeaderLength { get; }
 
-    /// <summary>What the driver was not shown yet of all that was taken from it and is done with: descriptors, at least.</summary>
+    /// <summary>How many segments those chains have that are done with and were not shown to the driver yet.</summary>
     private protected int Held { get; set; }
 
     /// <summary>Makes the queue for a ring that is to run.</summary>
@@ -64,9 +64,10 @@ public abstract class NetQueue
             : new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
     }
 
-    /// <summary>Takes frames out of a transmit ring. After a full batch the driver may learn only from a later call, or from
-    /// <see cref="Settle"/>, that its buffers are its own again: when half the ring is held back, when a batch is not full, or when
-    /// nothing came for 2 microseconds.</summary>
+    /// <summary>Takes frames out of a transmit ring. After a full batch the driver may learn only from a later call that its buffers are
+    /// its own again: from one of this when half the ring is held back (256 descriptors in a larger one), when a batch is not full, or
+    /// when nothing came since a call 2 microseconds ago; from <see cref="Settle"/>, <see cref="Discard"/> or
+    /// <see cref="EnableNotifications"/>.</summary>
     /// <param name="batch">Empty; filled.</param>
     /// <returns>Buffers taken from the ring; more than frames where some were dropped.</returns>
     public abstract int Dequeue(FrameBatch batch);

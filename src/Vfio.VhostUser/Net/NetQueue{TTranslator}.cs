@@ -27,7 +27,8 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
 
     // A driver that sends one full batch after another need not see at once that each was taken: while it looks at the first buffer of
     // several batches only, the lines of the others are the device's, and the driver finds many at a time instead of asking, with a
-    // cache line that travels, for a few. So many descriptors are held back, at most half a ring; and while none comes, for so long.
+    // cache line that travels, for a few. So many descriptors are held back, at most half a ring; and, from the first poll on that finds
+    // none, for so long.
     private const int MostHeld = 8 * Batch;
     private static readonly long HoldTicks = Stopwatch.Frequency / 500_000;
 
@@ -104,8 +105,8 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         }
 
         Finish(chains, used, onlyRead: true);
-        // A chain has at least one descriptor, and as many segments: more where a piece of memory ends within one.
-        Held += Math.Max(count, chains[^1].First + chains[^1].Count);
+        // No fewer than the descriptors that the driver is short of, each of which has a segment; those of an indirect table count, too.
+        Held += chains[^1].First + chains[^1].Count;
         _restingSince = 0;
         if (count < Batch || Held >= _mostHeld)
         {
@@ -246,7 +247,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         _lines.Fetch();
     }
 
-    // No chain is there. What is held back is shown when none came for a while, as the driver may be waiting for it.
+    // No chain can be taken. What is held back is shown when none could for a while, as the driver may be waiting for it.
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void Rest()
     {

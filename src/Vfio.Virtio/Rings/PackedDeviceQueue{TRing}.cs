@@ -33,10 +33,6 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
 
     public override RingPosition Position => new(_nextAvail.Raw, _nextUsed.Raw);
 
-    // ORDER: a hint only; Peek acquires for itself.
-    private bool HasAvailable =>
-        PackedDescriptor.IsAvailable(Barriers.ReadAcquire(_ring.Descriptor(_nextAvail.Slot) + 1), _nextAvail.Wrap);
-
     private uint* DriverEvent => (uint*)_ring.Driver(0);
 
     private uint* DeviceEvent => (uint*)_ring.Device(0);
@@ -334,7 +330,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         // ORDER: the wish before the re-check; pairs with the driver's fence between publishing and reading the wish.
         Barriers.StoreLoadFence();
         // ORDER: fresh after the fence.
-        return HasAvailable;
+        return PackedDescriptor.IsAvailable(Barriers.ReadAcquire(_ring.Descriptor(_nextAvail.Slot) + 1), _nextAvail.Wrap);
     }
 
     public override void DisableNotifications() =>

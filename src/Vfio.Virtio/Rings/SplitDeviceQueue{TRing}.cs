@@ -36,9 +36,6 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
 
     public override RingPosition Position => new(_nextAvail, _nextUsed);
 
-    // ORDER: a hint only; Peek acquires for itself.
-    private bool HasAvailable => Barriers.ReadAcquire(_ring.Driver(IndexWord)) != _nextAvail;
-
     // Only after the ring, and with room of its own there.
     private uint AvailEventWord => RingWord + (4 * (_mask + 1));
 
@@ -241,7 +238,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         // ORDER: the wish before the re-check; pairs with the driver's fence between publishing avail->idx and reading the wish.
         Barriers.StoreLoadFence();
         // ORDER: fresh after the fence.
-        return HasAvailable;
+        return Barriers.ReadAcquire(_ring.Driver(IndexWord)) != _nextAvail;
     }
 
     public override void DisableNotifications()

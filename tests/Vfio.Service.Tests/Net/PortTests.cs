@@ -49,12 +49,14 @@ public sealed class PortTests : IDisposable
 
     // A ring that stops gives everything back that it has used: where it goes on, nobody looks at what lies before.
     [TestMethod]
-    public void A_busy_packed_ring_that_is_stopped_and_started_again_and_again_loses_nothing()
+    [DataRow(VirtioFeatures.Version1)]
+    [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked)]
+    public void A_busy_ring_that_is_stopped_and_started_again_and_again_loses_nothing(VirtioFeatures features)
     {
         const int Rounds = 200;
         Add(Request("vm0") with { Forward = ForwardMode.RxOnly });
         using var guest = new IotlbGuest(
-            UnixSocket.TryConnect(Path("vm0"), out _)!, VirtioFeatures.Version1 | VirtioFeatures.RingPacked, 2 << 20, ringSize: 256, hasIommu: false);
+            UnixSocket.TryConnect(Path("vm0"), out _)!, features, 2 << 20, ringSize: 256, hasIommu: false);
         bool stop = false;
         string? failure = null;
         var traffic = new Thread(() =>
@@ -99,7 +101,9 @@ public sealed class PortTests : IDisposable
     }
 
     [TestMethod]
-    public void A_packed_ring_behind_frames_that_find_no_buffer_holds_no_used_buffer_back()
+    [DataRow(VirtioFeatures.Version1)]
+    [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked)]
+    public void A_ring_behind_frames_that_find_no_buffer_holds_no_used_buffer_back(VirtioFeatures features)
     {
         const int Batch = 32;
         bool inTime = false;
@@ -108,7 +112,7 @@ public sealed class PortTests : IDisposable
         {
             Add(Request("vm0"));
             using var guest = new IotlbGuest(
-                UnixSocket.TryConnect(Path("vm0"), out _)!, VirtioFeatures.Version1 | VirtioFeatures.RingPacked, 2 << 20, ringSize: 256, hasIommu: false);
+                UnixSocket.TryConnect(Path("vm0"), out _)!, features, 2 << 20, ringSize: 256, hasIommu: false);
             DmaSegment[] frame = [new DmaSegment(guest.Plain(0, NetHeader.Bytes + 64), DeviceAccess.Read)];
             for (int i = 0; i < 2 * Batch; i++)
             {

@@ -171,16 +171,18 @@ public sealed class InflightTests
         }
     }
 
-    // A busy packed ring holds used buffers back otherwise, and the record knows one batch at a time.
+    // A busy ring holds used buffers back otherwise, and the record knows one batch at a time.
     [TestMethod]
-    public void A_busy_device_with_a_record_shows_and_commits_every_batch()
+    [DataRow(Split)]
+    [DataRow(Packed)]
+    public void A_busy_device_with_a_record_shows_and_commits_every_batch(VirtioFeatures features)
     {
         const int Large = 256;
         using var guest = new Guest();
-        using var record = new Record(Packed, Large);
-        (DriverQueue driver, NetQueue device) = guest.Ring(1, Packed, Large);
+        using var record = new Record(features, Large);
+        (DriverQueue driver, NetQueue device) = guest.Ring(1, features, Large);
         RingAddresses ring = device.Ring.Addresses;
-        RingPosition start = RingPosition.Start(Packed);
+        RingPosition start = RingPosition.Start(features);
         InflightRecord inflight = record.Open();
         NetQueue busy = NetQueue.Create(
             device.Ring with { Inflight = inflight, Position = inflight.Recover(ring, start, out _) }, new NetQueueCounters());

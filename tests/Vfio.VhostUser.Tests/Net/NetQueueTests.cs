@@ -159,11 +159,7 @@ public sealed class NetQueueTests
         using var guest = new Guest();
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
         var completions = new Completion[256];
-        for (int i = 0; i < 7 * FrameBatch.Capacity; i++)
-        {
-            guest.Send(sender, new byte[64]);
-        }
-
+        Send(7 * FrameBatch.Capacity);
         int[] shown = [.. Enumerable.Range(0, 6).Select(_ => Take(FrameBatch.Capacity))];
         CollectionAssert.AreEqual((int[])[0, 0, 0, 128, 0, 0], shown);
         transmit.Settle();
@@ -179,11 +175,89 @@ public sealed class NetQueueTests
         Assert.AreEqual(FrameBatch.Capacity, found);
         Assert.AreEqual(0, sender.Outstanding);
 
+        // The next time it waits again.
+        Assert.IsTrue(Enumerable.Range(0, 1000).Any(_ =>
+        {
+            Send(FrameBatch.Capacity);
+            Assert.AreEqual(0, Take(FrameBatch.Capacity));
+            bool waited = Take(0) == 0;
+            transmit.Settle();
+            sender.Reap(completions);
+            return waited;
+        }));
+
+        void Send(int count)
+        {
+            for (int i = 0; i < count; i++)
+            {
+                guest.Send(sender, new byte[64]);
+            }
+        }
+
         int Take(int expected)
         {
             Assert.AreEqual(expected, transmit.Dequeue(guest.Batch));
             guest.Batch.Clear();
             return sender.Reap(completions);
+        }
+    }
+
+    [TestMethod]
+    [DataRow(Split)]
+    [DataRow(Packed)]
+    public void Of_a_large_ring_no_more_than_256_descriptors_are_held_back(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 1024);
+        var completions = new Completion[1024];
+        for (int i = 0; i < 8 * FrameBatch.Capacity; i++)
+        {
+            guest.Send(sender, new byte[64]);
+        }
+
+        int[] shown = [.. Enumerable.Range(0, 8).Select(_ =>
+        {
+            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
+            guest.Batch.Clear();
+            return sender.Reap(completions);
+        })];
+        CollectionAssert.AreEqual((int[])[0, 0, 0, 0, 0, 0, 0, 256], shown);
+    }
+
+    [TestMethod]
+    [DataRow(Split)]
+    [DataRow(Packed)]
+    [DataRow(Split | VirtioFeatures.RingEventIdx)]
+    [DataRow(Packed | VirtioFeatures.RingEventIdx)]
+    public void A_driver_that_waits_is_called_once_for_all_that_was_held_back(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        (DriverQueue sender, NetQueue device) = guest.Ring(1, features, size: 256);
+        using var call = new EventFd();
+        NetQueue transmit = NetQueue.Create(device.Ring with { Call = new EventFdCall(call) }, new NetQueueCounters());
+        // The first call of all comes in any case.
+        Take(1);
+        transmit.Settle();
+        sender.Reap(new Completion[256]);
+        long first = transmit.Counters.Calls;
+        Assert.IsFalse(sender.EnableNotifications());
+
+        Take(FrameBatch.Capacity);
+        Take(FrameBatch.Capacity);
+        Assert.AreEqual(first, transmit.Counters.Calls);
+        transmit.Settle();
+        Assert.AreEqual(first + 1, transmit.Counters.Calls);
+        Assert.AreEqual(2 * FrameBatch.Capacity, sender.Reap(new Completion[256]));
+
+        void Take(int count)
+        {
+            for (int i = 0; i < count; i++)
+            {
+                guest.Send(sender, new byte[64]);
+            }
+
+            Assert.AreEqual(count, transmit.Dequeue(guest.Batch));
+            guest.Batch.Clear();
         }
     }
 
@@ -206,7 +280,7 @@ public sealed class NetQueueTests
         Assert.AreEqual(FrameBatch.Capacity + 1, sender.Reap(completions));
     }
 
-    // A driver whose descriptors are all in use waits for them: half of them is what counts, not half as many chains.
+    // A driver whose descriptors are all in use waits for them: not the number of chains is what counts.
     [TestMethod]
     [DynamicData(nameof(Layouts))]
     public void Chains_of_several_descriptors_fill_half_a_ring_sooner(VirtioFeatures features)
