@@ -65,8 +65,8 @@ public abstract class NetQueue
     }
 
     /// <summary>Takes frames out of a transmit ring. After a full batch the driver may learn only from a later call that its buffers are
-    /// its own again: from one of this when half the ring is held back (256 descriptors in a larger one), when a batch is not full, or
-    /// when nothing came since a call 2 microseconds ago; from <see cref="Settle"/>, <see cref="Discard"/> or
+    /// its own again: from one of this when 256 descriptors are held back or the driver has no more than 64 left, when a batch is not
+    /// full, or when nothing came since a call 2 microseconds ago; from <see cref="Settle"/>, <see cref="Discard"/> or
     /// <see cref="EnableNotifications"/>.</summary>
     /// <param name="batch">Empty; filled.</param>
     /// <returns>Buffers taken from the ring; more than frames where some were dropped.</returns>

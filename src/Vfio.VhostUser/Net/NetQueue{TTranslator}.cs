@@ -27,8 +27,8 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
 
     // A driver that sends one full batch after another need not see at once that each was taken: while it looks at the first buffer of
     // several batches only, the lines of the others are the device's, and the driver finds many at a time instead of asking, with a
-    // cache line that travels, for a few. So many descriptors are held back, at most half a ring; and, from the first poll on that finds
-    // none, for so long.
+    // cache line that travels, for a few. So many descriptors are held back; fewer where the driver would be left with less than two
+    // batches of them (Linux stops at 19); and, from the first poll on that finds none, for so long.
     private const int MostHeld = 8 * Batch;
     private static readonly long HoldTicks = Stopwatch.Frequency / 500_000;
 
@@ -74,7 +74,7 @@ internal sealed unsafe class NetQueue<TTranslator> : NetQueue
         bool showsBatches = ring.Inflight is not null || Log is not null;
         bool isPacked = ring.Features.HasFlag(VirtioFeatures.RingPacked);
         _revealed = showsBatches ? int.MaxValue : isPacked ? RevealedPacked : RevealedSplit;
-        _mostHeld = showsBatches ? 0 : Math.Min(ring.Size / 2, MostHeld);
+        _mostHeld = showsBatches ? 0 : Math.Min(ring.Size - (2 * Batch), MostHeld);
     }
 
     public override int Dequeue(FrameBatch batch)
