@@ -64,10 +64,9 @@ public abstract class NetQueue
             : new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
     }
 
-    /// <summary>Takes frames out of a transmit ring. After a full batch the driver may learn only from a later call that its buffers are
-    /// its own again: from one of this when 256 descriptors are held back or the driver has no more than 64 left, when a batch is not
-    /// full, or when nothing came since a call 2 microseconds ago; from <see cref="Settle"/>, <see cref="Discard"/> or
-    /// <see cref="EnableNotifications"/>.</summary>
+    /// <summary>Takes frames out of a transmit ring. Buffers of full batches are held back: the driver learns that they are its own again
+    /// when they make 256 descriptors or leave it no more than 64, with the next batch that is not full, or when calls have found nothing
+    /// for 2 microseconds; and at once by <see cref="Settle"/>, <see cref="Discard"/> and <see cref="EnableNotifications"/>.</summary>
     /// <param name="batch">Empty; filled.</param>
     /// <returns>Buffers taken from the ring; more than frames where some were dropped.</returns>
     public abstract int Dequeue(FrameBatch batch);

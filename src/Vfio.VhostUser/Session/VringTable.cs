@@ -416,7 +416,8 @@ internal sealed class VringTable : IDisposable
     private static bool IsIn(Vring ring, IovaRange range) => Array.Exists(ring.Parts, p => p.Overlaps(range));
 
     // A split ring itself says what was used. After a crash of an earlier back-end the front-end may not know, and this one uses
-    // buffers in order: all before the used index are done, all after it are to be done, those again that it did not show any more.
+    // buffers in order: all before the used index are done, all after it are to be done. Some of these it had done and not shown
+    // yet: they are done twice, and none is lost.
     private RingPosition Resume(Vring ring, RingAddresses resolved, out InflightRecord? inflight)
     {
         inflight = _inflight?.RecordFor(ring.Index, ring.Size, IsPacked);

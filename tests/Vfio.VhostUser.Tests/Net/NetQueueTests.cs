@@ -159,7 +159,7 @@ public sealed class NetQueueTests
         using var guest = new Guest();
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
         var completions = new Completion[256];
-        Send(7 * FrameBatch.Capacity);
+        Send(guest, sender, 7 * FrameBatch.Capacity);
         int[] shown = [.. Enumerable.Range(0, 7).Select(_ => Take(FrameBatch.Capacity))];
         CollectionAssert.AreEqual((int[])[0, 0, 0, 0, 0, 192, 0], shown);
         transmit.Settle();
@@ -167,7 +167,7 @@ public sealed class NetQueueTests
         transmit.Settle();
         Assert.AreEqual(0, sender.Reap(completions));
 
-        Send(FrameBatch.Capacity);
+        Send(guest, sender, FrameBatch.Capacity);
         Assert.AreEqual(0, Take(FrameBatch.Capacity));
         // More may come at any moment; for ever it does not wait.
         Assert.AreEqual(0, Take(0));
@@ -179,7 +179,7 @@ public sealed class NetQueueTests
         // The next time it waits again.
         Assert.IsTrue(Enumerable.Range(0, 1000).Any(_ =>
         {
-            Send(FrameBatch.Capacity);
+            Send(guest, sender, FrameBatch.Capacity);
             Assert.AreEqual(0, Take(FrameBatch.Capacity));
             bool waited = Take(0) == 0;
             transmit.Settle();
@@ -187,18 +187,9 @@ public sealed class NetQueueTests
             return waited;
         }));
 
-        void Send(int count)
-        {
-            for (int i = 0; i < count; i++)
-            {
-                guest.Send(sender, new byte[64]);
-            }
-        }
-
         int Take(int expected)
         {
-            Assert.AreEqual(expected, transmit.Dequeue(guest.Batch));
-            guest.Batch.Clear();
+            Dequeue(guest, transmit, expected);
             return sender.Reap(completions);
         }
     }
@@ -211,15 +202,11 @@ public sealed class NetQueueTests
         using var guest = new Guest();
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 1024);
         var completions = new Completion[1024];
-        for (int i = 0; i < 8 * FrameBatch.Capacity; i++)
-        {
-            guest.Send(sender, new byte[64]);
-        }
+        Send(guest, sender, 8 * FrameBatch.Capacity);
 
         int[] shown = [.. Enumerable.Range(0, 8).Select(_ =>
         {
-            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
-            guest.Batch.Clear();
+            Dequeue(guest, transmit, FrameBatch.Capacity);
             return sender.Reap(completions);
         })];
         CollectionAssert.AreEqual((int[])[0, 0, 0, 0, 0, 0, 0, 256], shown);
@@ -252,13 +239,8 @@ public sealed class NetQueueTests
 
         void Take(int count)
         {
-            for (int i = 0; i < count; i++)
-            {
-                guest.Send(sender, new byte[64]);
-            }
-
-            Assert.AreEqual(count, transmit.Dequeue(guest.Batch));
-            guest.Batch.Clear();
+            Send(guest, sender, count);
+            Dequeue(guest, transmit, count);
         }
     }
 
@@ -269,13 +251,9 @@ public sealed class NetQueueTests
         using var guest = new Guest();
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
         var completions = new Completion[256];
-        for (int i = 0; i < FrameBatch.Capacity + 1; i++)
-        {
-            guest.Send(sender, new byte[64]);
-        }
+        Send(guest, sender, FrameBatch.Capacity + 1);
 
-        Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
-        guest.Batch.Clear();
+        Dequeue(guest, transmit, FrameBatch.Capacity);
         Assert.AreEqual(0, sender.Reap(completions));
         Assert.AreEqual(1, transmit.Dequeue(guest.Batch));
         Assert.AreEqual(FrameBatch.Capacity + 1, sender.Reap(completions));
@@ -296,8 +274,7 @@ public sealed class NetQueueTests
                 guest.Send(sender, new byte[64], default, 12, 20);
             }
 
-            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
-            guest.Batch.Clear();
+            Dequeue(guest, transmit, FrameBatch.Capacity);
             return sender.Reap(completions);
         })];
         CollectionAssert.AreEqual((int[])[0, 64], shown);
@@ -309,10 +286,7 @@ public sealed class NetQueueTests
     {
         using var guest = new Guest();
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
-        for (int i = 0; i < FrameBatch.Capacity; i++)
-        {
-            guest.Send(sender, new byte[64]);
-        }
+        Send(guest, sender, FrameBatch.Capacity);
 
         Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
         Assert.AreEqual(0, sender.Reap(new Completion[64]));
@@ -328,16 +302,12 @@ public sealed class NetQueueTests
     {
         using var guest = new Guest();
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Packed, size: 256);
-        for (int i = 0; i < FrameBatch.Capacity; i++)
-        {
-            guest.Send(sender, new byte[64]);
-        }
+        Send(guest, sender, FrameBatch.Capacity);
 
         PinnedBuffer outside = guest.Allocate(64) with { Iova = new Iova(0x7000_0000_0000) };
         Assert.IsTrue(sender.TryAdd([new DmaSegment(outside, DeviceAccess.Read)], out _));
         sender.Publish();
-        Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
-        guest.Batch.Clear();
+        Dequeue(guest, transmit, FrameBatch.Capacity);
         Assert.AreEqual(0, sender.Reap(new Completion[64]));
         Assert.AreEqual(0, discards ? transmit.Discard() : transmit.Dequeue(guest.Batch));
         Assert.AreNotEqual(RingError.None, transmit.Error);
@@ -357,16 +327,11 @@ public sealed class NetQueueTests
         (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size, log);
         for (int batch = 0; batch < 3; batch++)
         {
-            for (int i = 0; i < FrameBatch.Capacity + 1; i++)
-            {
-                guest.Send(sender, new byte[64]);
-            }
+            Send(guest, sender, FrameBatch.Capacity + 1);
 
-            Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
-            guest.Batch.Clear();
+            Dequeue(guest, transmit, FrameBatch.Capacity);
             Assert.AreEqual(FrameBatch.Capacity, sender.Reap(new Completion[64]));
-            Assert.AreEqual(1, transmit.Dequeue(guest.Batch));
-            guest.Batch.Clear();
+            Dequeue(guest, transmit, 1);
             Assert.AreEqual(1, sender.Reap(new Completion[64]));
         }
     }
@@ -529,6 +494,20 @@ public sealed class NetQueueTests
         }
 
         return bits;
+    }
+
+    private static void Send(Guest guest, DriverQueue sender, int count)
+    {
+        for (int i = 0; i < count; i++)
+        {
+            guest.Send(sender, new byte[64]);
+        }
+    }
+
+    private static void Dequeue(Guest guest, NetQueue transmit, int expected)
+    {
+        Assert.AreEqual(expected, transmit.Dequeue(guest.Batch));
+        guest.Batch.Clear();
     }
 
     // With the finished checksum in place of what stood there, the sum over the data is all ones.
