@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, HUGE = 2 << 20, REGION = 64 << 20, MOST_REPEATS = 21 };
+enum { PAGE = 4096, HUGE = 2 << 20, REGION = 64 << 20, REPEATS = 21, REPEATS_ONE_BY_ONE = 3, REPEATS_LARGE = 9 };
 static const unsigned long long IOVA = 0x10000000ull;
 static int container;
 
@@ -64,9 +64,10 @@ static double median(double *values, int n)
 
 static void cell(const char *backing, char *memory, int pages)
 {
-    double single[MOST_REPEATS], range[MOST_REPEATS];
-    int once = pages == 1 ? MOST_REPEATS : pages <= 512 ? 3 : 0;
-    int repeats = pages <= 512 ? MOST_REPEATS : 3;
+    double single[REPEATS], range[REPEATS];
+    int once = pages == 1 ? REPEATS : pages <= 512 ? REPEATS_ONE_BY_ONE : 0;
+    /* Enough that the first ones, slower after the other program's turn, are not the median. */
+    int repeats = pages <= 512 ? REPEATS : REPEATS_LARGE;
     for (int r = 0; r < once; r++) {
         double begin = now();
         for (int i = 0; i < pages; i++) map(memory + (long)i * PAGE, IOVA + (long)i * PAGE, PAGE);

@@ -14,8 +14,11 @@ internal static unsafe class MapBenchmark
     private const ulong Huge = 2ul << 20;
     private const ulong Region = 64ul << 20;
     private const int MostOneByOne = 512;
-    private const int MostRepeats = 21;
-    private const int FewRepeats = 3;
+
+    // Calls of a cell in a turn, as pin-raw makes them.
+    private const int Repeats = 21;
+    private const int RepeatsOneByOne = 3;
+    private const int RepeatsLarge = 9;
     private static readonly TimeSpan Quiet = TimeSpan.FromSeconds(1);
 
     // Where pin-raw runs, too.
@@ -99,8 +102,8 @@ internal static unsafe class MapBenchmark
 
     private static void Cell(Pinner pinner, string name, HostAddress memory, int pages, MemoryBacking backing)
     {
-        double[] single = new double[pages == 1 ? MostRepeats : pages <= MostOneByOne ? FewRepeats : 0];
-        double[] range = new double[pages <= MostOneByOne ? MostRepeats : FewRepeats];
+        double[] single = new double[pages == 1 ? Repeats : pages <= MostOneByOne ? RepeatsOneByOne : 0];
+        double[] range = new double[pages <= MostOneByOne ? Repeats : RepeatsLarge];
         for (int r = 0; r < single.Length; r++)
         {
             single[r] = OneByOne(pinner, memory, pages);
