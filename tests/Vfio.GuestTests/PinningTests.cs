@@ -49,6 +49,37 @@ public sealed unsafe class PinningTests
         GC.KeepAlive(rig);
     }
 
+    // A page that was never written may be one of zeros that all share, which kernels before 6.2 pin for a device that only reads: the first
+    // store moves to another page, and the device would never see it.
+    [TestMethod]
+    public void What_is_stored_after_pinning_is_what_a_device_reads_that_only_reads()
+    {
+        using var rig = new Rig();
+        using MappedMemory fresh = MappedMemory.Anonymous(64 * Page);
+        var memory = HostRange.Of(new HostAddress((ulong)fresh.Address), fresh.Length);
+        // So that not all of it can be populated in one way.
+        Assert.AreEqual(0, LibC.mprotect((nint)(memory.First + (20 * Page)).Value, (nuint)Page, Mman.PROT_READ));
+        Assert.AreEqual(0, LibC.mprotect((nint)(memory.First + (41 * Page)).Value, (nuint)Page, Mman.PROT_NONE));
+        HostRange target = rig.Memory(1);
+        using (RegisteredMemory registered = rig.Pinner.Register([new PinRange(memory, DmaAccess.Read)], BestEffort))
+        using (RegisteredMemory written = rig.Pinner.Register([ReadWrite(target)]))
+        {
+            Assert.AreEqual(memory.First + (41 * Page), registered.Failures.Single().Host.First);
+            foreach (ulong page in (ulong[])[0, 19, 21, 40, 42, 63])
+            {
+                HostAddress source = memory.First + (page * Page);
+                var bytes = new Span<byte>((void*)source.Value, EduDevice.TransferSize);
+                RandomNumberGenerator.Fill(bytes);
+                Assert.IsTrue(registered.TryTranslate(source, out Iova from, out _));
+                rig.Edu.ReadFromMemory(from, EduDevice.TransferSize);
+                rig.Edu.WriteToMemory(written.Mappings[0].Iova.First, EduDevice.TransferSize);
+                Assert.IsTrue(bytes.SequenceEqual(new Span<byte>((void*)target.First.Value, EduDevice.TransferSize)), $"page {page}");
+            }
+        }
+
+        rig.AssertAsBefore();
+    }
+
     [TestMethod]
     public void Device_memory_inside_a_range_is_mapped_and_does_not_count_as_locked()
     {

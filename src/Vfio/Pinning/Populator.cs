@@ -8,8 +8,9 @@ internal sealed class Populator
 {
     // Large enough that a thread's calls do not matter, small enough that progress moves and threads end together.
     private const ulong Chunk = 32 * ByteSize.MiB;
+    private const ulong Page = 4096;
 
-    private readonly List<(HostRange Range, int Advice)> _chunks = [];
+    private readonly List<(HostRange Range, DmaAccess Access)> _chunks = [];
     private readonly List<PinFailure> _failures = [];
     private readonly Lock _lock = new();
     private readonly IProgress<PopulateProgress>? _progress;
@@ -51,14 +52,12 @@ internal sealed class Populator
 
     private void Add(PinRange range)
     {
-        // Memory that the device only reads may be read-only, so it is populated by reading.
-        int advice = (range.Access & DmaAccess.Write) != 0 ? Mman.MADV_POPULATE_WRITE : Mman.MADV_POPULATE_READ;
         ulong step = Math.Max(Chunk, range.Backing.PageSize());
         ulong first = range.Host.First.Value;
         while (true)
         {
             ulong last = Math.Min(range.Host.Last.Value, first | (step - 1));
-            _chunks.Add((new HostRange(new HostAddress(first), new HostAddress(last)), advice));
+            _chunks.Add((new HostRange(new HostAddress(first), new HostAddress(last)), range.Access));
             _total += last - first + 1;
             if (last == range.Host.Last.Value)
             {
@@ -73,8 +72,8 @@ internal sealed class Populator
     {
         for (int i = Interlocked.Increment(ref _next); i < _chunks.Count; i = Interlocked.Increment(ref _next))
         {
-            (HostRange range, int advice) = _chunks[i];
-            Errno errno = Populate(range, advice);
+            (HostRange range, DmaAccess access) = _chunks[i];
+            Errno errno = (access & DmaAccess.Write) != 0 ? Advise(range, Mman.MADV_POPULATE_WRITE) : PopulateForReading(range);
             lock (_lock)
             {
                 // EINVAL: a kernel before 5.14, or a device's memory; mapping it decides.
@@ -89,7 +88,32 @@ internal sealed class Populator
         }
     }
 
-    private static Errno Populate(HostRange range, int advice)
+    // Written to wherever that is allowed: a page that was only read may be a shared one of zeros, or of a file, and kernels before 6.2 pin
+    // that one for a device that only reads. The first store here moves to another page, of which the device would never know. What may
+    // not be written is found by halving, and read.
+    private static Errno PopulateForReading(HostRange range)
+    {
+        Errno errno = Advise(range, Mman.MADV_POPULATE_WRITE);
+        if (errno is not (Errno.EINVAL or Errno.ENOMEM or Errno.EFAULT))
+        {
+            return errno;
+        }
+
+        if (range.Length <= Page || !KnowsAdvice)
+        {
+            return Advise(range, Mman.MADV_POPULATE_READ);
+        }
+
+        ulong half = range.Length / 2 / Page * Page;
+        Errno lower = PopulateForReading(HostRange.Of(range.First, half));
+        Errno upper = PopulateForReading(HostRange.Of(range.First + half, range.Length - half));
+        return lower != Errno.None ? lower : upper;
+    }
+
+    // Of no memory at all, only the advice is looked at (madvise_behavior_valid).
+    private static bool KnowsAdvice => LibC.madvise(0, 0, Mman.MADV_POPULATE_WRITE) == 0;
+
+    private static Errno Advise(HostRange range, int advice)
     {
         while (LibC.madvise((nint)range.First.Value, (nuint)range.Length, advice) < 0)
         {
