@@ -71,6 +71,13 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
     // Whether the whole run went in with one call.
     private bool Try(DmaMapping run, bool knownBad)
     {
+        if (policy == PinPolicy.AllOrNothing && _failures.Count > 0)
+        {
+            // Everything is undone: what else cannot be pinned need not be found.
+            pinner.GiveBack(run.Iova);
+            return false;
+        }
+
         if (_exhausted != Errno.None)
         {
             Fail(run, _exhausted);

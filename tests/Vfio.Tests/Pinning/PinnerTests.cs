@@ -544,4 +544,20 @@ public sealed class PinnerTests(TestContext context)
             Left.RemoveAt(Left.Count - 1);
         }
     }
+
+    [TestMethod]
+    public void All_or_nothing_looks_for_one_page_that_fails_and_not_for_all()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(1024);
+        for (ulong page = 100; page < 1024; page++)
+        {
+            PinRig.Protect(memory.First + (page * PinRig.Page), Mman.PROT_NONE);
+        }
+
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([PinRig.ReadWrite(memory)]));
+        Assert.Contains((memory.First + (100 * PinRig.Page)).ToString(), e.Message);
+        Assert.IsLessThanOrEqualTo(2 * 10 + 2, rig.Pinner.MapCalls);
+        rig.AssertNothingPinned();
+    }
 }
