@@ -70,9 +70,10 @@ public sealed class MappedMemory : IDisposable
     /// <summary>Maps memory at an address that is a multiple of <paramref name="alignment"/>: transparent huge pages need that, and kernels
     /// before 6.7 do not see to it themselves.</summary>
     /// <param name="file">A memfd to map shared from its start, or null for private memory of no file.</param>
-    /// <param name="length">Bytes, a multiple of <paramref name="alignment"/>.</param>
-    /// <param name="alignment">Bytes, a power of two of at least 4 KiB.</param>
-    internal static MappedMemory MapAligned(FileDescriptor? file, ulong length, ulong alignment)
+    /// <param name="length">Bytes, a multiple of <paramref name="pageSize"/>.</param>
+    /// <param name="pageSize">The backing's page size in bytes.</param>
+    /// <param name="alignment">Bytes, a power of two of at least <paramref name="pageSize"/>.</param>
+    internal static MappedMemory MapAligned(FileDescriptor? file, ulong length, ulong pageSize, ulong alignment)
     {
         // Address space for the length and the alignment is reserved first; the aligned middle is then replaced, and the ends given back.
         ulong span = checked(length + alignment);
@@ -99,7 +100,7 @@ public sealed class MappedMemory : IDisposable
         }
 
         _ = LibC.munmap((nint)(aligned + length), (nuint)(start + span - aligned - length));
-        return new MappedMemory(LinuxKernel.Instance, address, length, alignment);
+        return new MappedMemory(LinuxKernel.Instance, address, length, pageSize);
     }
 
     /// <summary>Unmaps the end of the mapping; pages of a memfd there are given back to the system too.</summary>
@@ -129,12 +130,16 @@ public sealed class MappedMemory : IDisposable
     }
 
     /// <summary>Asks that pages not made yet come from a NUMA node where it has any left (MPOL_PREFERRED).</summary>
-    /// <param name="node">The node, 0 to 63.</param>
+    /// <param name="node">The node; only 0 to 63 are known.</param>
     /// <returns><see cref="Errno.None"/>, or why the kernel would not.</returns>
     internal unsafe Errno PreferNode(int node)
     {
-        ArgumentOutOfRangeException.ThrowIfNegative(node);
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(node, 63);
+        if (node is < 0 or > 63)
+        {
+            // As the kernel says of one that there is not.
+            return Errno.EINVAL;
+        }
+
         if (System.Runtime.InteropServices.RuntimeInformation.ProcessArchitecture != System.Runtime.InteropServices.Architecture.X64)
         {
             return Errno.ENOSYS;

@@ -295,11 +295,19 @@ public sealed class DirtyTracker
     // For each segment, in order, the words of its bits.
     private List<ulong[]> Collect(bool take, out ulong inFlight)
     {
-        var all = new List<ulong[]>();
-        inFlight = 0;
-        foreach (SegmentRecord record in Records)
+        SegmentRecord[] records = Records;
+        // All memory first: marks that were taken must not be lost for want of more.
+        var all = new List<ulong[]>(records.Length);
+        foreach (SegmentRecord record in records)
         {
-            ulong[] words = new ulong[record.Bits.Words];
+            all.Add(new ulong[record.Bits.Words]);
+        }
+
+        inFlight = 0;
+        for (int i = 0; i < records.Length; i++)
+        {
+            SegmentRecord record = records[i];
+            ulong[] words = all[i];
             if (take)
             {
                 record.Bits.Harvest(words);
@@ -310,7 +318,6 @@ public sealed class DirtyTracker
             }
 
             inFlight += record.AddInFlight(words, mark: take);
-            all.Add(words);
         }
 
         return all;

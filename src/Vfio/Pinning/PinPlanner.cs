@@ -71,7 +71,7 @@ public static class PinPlanner
         "dma_entry_limit", "VFIO_IOMMU_MAP_DMA", Errno.ENOSPC, need, have, "entries",
         "the container's entries would run out (dma_entry_limit of vfio_iommu_type1)",
         string.Create(CultureInfo.InvariantCulture,
-            $"echo {need - have + ushort.MaxValue} > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit before the container is opened, or pin fewer, larger ranges, or use a larger grain"));
+            $"f=/sys/module/vfio_iommu_type1/parameters/dma_entry_limit; echo $(($(cat $f) + {need - have})) > $f before the container is opened, or pin fewer, larger ranges, or use a larger grain"));
 
     private static PinProblem MemlockShort(MemlockLimit memlock, ulong need, ulong left) => new(
         "RLIMIT_MEMLOCK", "VFIO_IOMMU_MAP_DMA", Errno.ENOMEM, need, left, "bytes",

@@ -269,6 +269,23 @@ public sealed class Pinner
         return true;
     }
 
+    /// <summary>The first mapping in a range that more than one has pinned, or null.</summary>
+    internal HostRange? FirstShared(HostRange range)
+    {
+        lock (Lock)
+        {
+            foreach (LiveMapping mapping in _live.Overlapping(range))
+            {
+                if (mapping.References > 1)
+                {
+                    return HostRange.Of(mapping.Host, mapping.Length);
+                }
+            }
+        }
+
+        return null;
+    }
+
     /// <summary>Gives back IOVAs that a plan took and nothing was mapped at. The lock is held.</summary>
     internal void GiveBack(IovaRange range) => _allocator.Release(range);
 

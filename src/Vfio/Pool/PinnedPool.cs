@@ -152,7 +152,7 @@ public sealed class PinnedPool : IDisposable
 
     /// <summary>Takes memory off the end of the pool and gives it back to the system.</summary>
     /// <param name="bytes">Bytes to take off. Whole segments, or whole maps of the last segment: see <see cref="PinnedPoolOptions.Grain"/>.</param>
-    /// <exception cref="LinuxException">Part of it is in use, or is not whole maps; nothing changed. Or unmapping failed; what follows that is
+    /// <exception cref="LinuxException">Part of it is in use, or pinned by others too, or is not whole maps; nothing changed. Or unmapping failed; what follows that is
     /// still whole.</exception>
     /// <exception cref="ObjectDisposedException">The pool was destroyed.</exception>
     public void Shrink(ulong bytes)
@@ -168,12 +168,12 @@ public sealed class PinnedPool : IDisposable
 
             ulong keep = Length - bytes;
             CheckCut(keep);
+            CheckReferences(keep, "pool shrink");
+            _lender.Withdraw(keep, "pool shrink");
             while (Length > keep)
             {
                 PoolSegment last = _lender.Segments[^1];
-                ulong stay = last.Offset.Value >= keep ? 0 : keep - last.Offset.Value;
-                _lender.Withdraw(last, stay, "pool shrink");
-                Unpin(last, stay);
+                Unpin(last, last.StayOf(keep));
             }
         }
     }
@@ -235,8 +235,9 @@ public sealed class PinnedPool : IDisposable
     public PoolUse Use() => _lender.Use();
 
     /// <summary>Unpins the pool and gives its memory back to the system.</summary>
-    /// <exception cref="LinuxException">Buffers or pieces are lent out (EBUSY): nothing changed. Or stopping the kernel's dirty tracking or
-    /// unmapping failed: what is left can be destroyed again later.</exception>
+    /// <exception cref="LinuxException">Buffers or pieces are lent out, or memory of the pool is pinned by others too (EBUSY), or the kernel's
+    /// dirty tracking could not be stopped: it is as it was, but that tracking may have stopped. Or unmapping failed: what is left can be
+    /// destroyed again later.</exception>
     public void Destroy()
     {
         lock (_change)
@@ -246,8 +247,10 @@ public sealed class PinnedPool : IDisposable
                 return;
             }
 
-            _lender.Withdraw(null, 0, "pool destroy");
+            CheckReferences(0, "pool destroy");
+            // Before anything is out of service: it may fail, and then nothing has changed.
             Dirty?.StopKernel();
+            _lender.Withdraw(0, "pool destroy");
             while (_lender.Segments is [.., var last])
             {
                 Unpin(last, 0);
@@ -263,7 +266,7 @@ public sealed class PinnedPool : IDisposable
 
     private PoolSegment MakeSegment(ulong bytes, MemoryBacking backing)
     {
-        PoolMemory memory = PoolMemory.Create(Name, bytes, backing, _options.Node, _sysfs);
+        PoolMemory memory = PoolMemory.Create(Name, bytes, backing, _options.Grain, _options.Node, _sysfs);
         RegisteredMemory? registered = null;
         try
         {
@@ -330,7 +333,39 @@ public sealed class PinnedPool : IDisposable
         {
             throw new LinuxException("pool shrink", Errno.EINVAL, $"{Name}: to {ByteSize.Text(keep)}",
                 "the cut would go through a map or a page, which can only be freed whole",
-                "shrink by whole segments (vfiopin pool show lists them), or make the pool with --grain");
+                $"shrink by {ByteSize.Text(Length - LastCut(keep))} or by whole segments (vfiopin pool show lists them), or make the pool with --grain");
+        }
+    }
+
+    // The last place before so many bytes where it can be cut.
+    private ulong LastCut(ulong keep)
+    {
+        ulong last = 0;
+        foreach (PoolSegment segment in _lender.Segments)
+        {
+            foreach (DmaMapping mapping in segment.Mappings)
+            {
+                ulong end = segment.Offset.Value + (mapping.Host.Last - segment.Address + 1);
+                last = end <= keep && end % segment.Backing.PageSize() == 0 ? Math.Max(last, end) : last;
+            }
+
+            last = segment.Offset.Value <= keep ? Math.Max(last, segment.Offset.Value) : last;
+        }
+
+        return last;
+    }
+
+    // Who pinned memory of the pool by himself has the devices reach it still, after the pool has let go.
+    private void CheckReferences(ulong keep, string call)
+    {
+        foreach (PoolSegment segment in _lender.Segments)
+        {
+            ulong stay = segment.StayOf(keep);
+            if (stay < segment.Length && _pinner?.FirstShared(HostRange.Of(segment.Address + stay, segment.Length - stay)) is { } shared)
+            {
+                throw new LinuxException(call, Errno.EBUSY, $"{Name}, {shared}",
+                    "that memory of the pool was pinned another time, by Register or PinPage", "release it first");
+            }
         }
     }
 

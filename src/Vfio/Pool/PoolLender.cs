@@ -123,22 +123,22 @@ internal sealed class PoolLender(string name, int bufferSize, bool isChecked)
         lock (_lock)
         {
             Reclaim();
-            return UseOf(_segments, 0);
+            return UseOf(0);
         }
     }
 
-    /// <summary>Takes memory out of service: of one segment from an offset on, or of all segments for null. Throws, and changes nothing, when
-    /// any of it is lent out.</summary>
-    public void Withdraw(PoolSegment? segment, ulong from, string call)
+    /// <summary>Takes the end of the pool out of service. Throws, and changes nothing, when any of it is lent out.</summary>
+    /// <param name="keep">Bytes that stay.</param>
+    /// <param name="call">What is being done, for the message.</param>
+    public void Withdraw(ulong keep, string call)
     {
         lock (_lock)
         {
             Reclaim();
-            PoolSegment[] segments = segment is null ? _segments : [segment];
-            ThrowIfUsed(UseOf(segments, from), call);
-            foreach (PoolSegment each in segments)
+            ThrowIfUsed(UseOf(keep), call);
+            foreach (PoolSegment segment in _segments)
             {
-                each.Withdraw(from);
+                segment.Withdraw(segment.StayOf(keep));
             }
         }
     }
@@ -222,13 +222,15 @@ internal sealed class PoolLender(string name, int bufferSize, bool isChecked)
         }
     }
 
-    private PoolUse UseOf(IReadOnlyList<PoolSegment> segments, ulong from)
+    // Of what is behind so many bytes of the pool.
+    private PoolUse UseOf(ulong keep)
     {
         ulong used = 0;
         ulong allocated = 0;
         int pieces = 0;
-        foreach (PoolSegment segment in segments)
+        foreach (PoolSegment segment in _segments)
         {
+            ulong from = segment.StayOf(keep);
             ulong next = from;
             foreach (FreeRanges.Free free in segment.Free.All)
             {

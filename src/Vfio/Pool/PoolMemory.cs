@@ -1,3 +1,4 @@
+using System.Numerics;
 using Vfio.Linux;
 
 namespace Vfio;
@@ -26,7 +27,13 @@ internal sealed class PoolMemory : IDisposable
     /// <summary>Why the kernel would not prefer the node that was asked for.</summary>
     public Errno NodeRefused { get; }
 
-    public static PoolMemory Create(string name, ulong length, MemoryBacking backing, int? node, Sysfs sysfs)
+    /// <param name="name">The pool's.</param>
+    /// <param name="length">Bytes, whole pages.</param>
+    /// <param name="backing">The pages.</param>
+    /// <param name="grain">Where maps will be cut, 0 for nowhere: memory starts at a multiple, so that there are as many as were planned.</param>
+    /// <param name="node">The NUMA node to prefer, or null.</param>
+    /// <param name="sysfs">Where <c>/sys</c> is.</param>
+    public static PoolMemory Create(string name, ulong length, MemoryBacking backing, ulong grain, int? node, Sysfs sysfs)
     {
         FileDescriptor? file = null;
         MappedMemory? mapping = null;
@@ -34,7 +41,8 @@ internal sealed class PoolMemory : IDisposable
         {
             bool hasFile = backing != MemoryBacking.Transparent || SharedCanBeTransparent(sysfs);
             file = hasFile ? MemoryFile.Create($"vfiopin-{name}", length, backing.IsReserved() ? backing.PageSize() : 0) : null;
-            mapping = MappedMemory.MapAligned(file, length, backing.PageSize());
+            ulong alignment = Math.Max(backing.PageSize(), Math.Min(grain, BitOperations.RoundUpToPowerOf2(length)));
+            mapping = MappedMemory.MapAligned(file, length, backing.PageSize(), alignment);
             // A forked child must not turn pages that a device has pinned into copies.
             mapping.ExcludeFromFork();
             switch (backing)
@@ -52,14 +60,22 @@ internal sealed class PoolMemory : IDisposable
             Errno refused = node is null ? Errno.None : mapping.PreferNode(node.Value);
             return new PoolMemory(file, mapping, refused);
         }
-        catch (LinuxException e)
+        catch (LinuxException e) when (e.Cause is null && e.Errno == Errno.ENOMEM && backing.IsReserved())
+        {
+            Forget();
+            throw new LinuxException(e.Call, e.Errno, $"pool {name}: {e.Detail}", "the huge pages that were free have been taken since, or a cgroup limits them",
+                $"vfiopin doctor shows what is free; look at the hugetlb limits of this cgroup");
+        }
+        catch
+        {
+            Forget();
+            throw;
+        }
+
+        void Forget()
         {
             mapping?.Dispose();
             file?.Dispose();
-            throw e.Cause is null && e.Errno == Errno.ENOMEM && backing.IsReserved()
-                ? new LinuxException(e.Call, e.Errno, $"pool {name}: {e.Detail}", "the huge pages that were free have been taken since, or a cgroup limits them",
-                    $"vfiopin doctor shows what is free; look at the hugetlb limits of this cgroup")
-                : e;
         }
     }
 

@@ -57,6 +57,9 @@ public sealed class PoolSegment
 
     internal BufferSlots? Slots { get; set; }
 
+    /// <summary>How much of it stays when the pool keeps so many bytes.</summary>
+    internal ulong StayOf(ulong keep) => Offset.Value >= keep ? 0 : Math.Min(Length, keep - Offset.Value);
+
     /// <summary>Takes what lies behind an offset out of service. All of it is free.</summary>
     internal void Withdraw(ulong from)
     {

@@ -113,4 +113,15 @@ public sealed class KernelTrackingTests
 
     private static PinnedPool Pool(PinRig rig, string name, ulong grain = 0) => PinnedPool.Create(
         new PinnedPoolOptions { Name = name, Size = 2 * MiB, Backings = [MemoryBacking.Pages4KiB], Grain = grain }, rig.Pinner, rig.Host.Sysfs);
+
+    [TestMethod]
+    public void A_pool_whose_tracking_cannot_be_stopped_goes_on_lending()
+    {
+        using var rig = new PinRig();
+        using PinnedPool pool = Pool(rig, "test");
+        pool.Dirty!.StartKernel();
+        rig.Kernel.FailAt(1, Errno.ENOMEM, DirtyPages);
+        Assert.ThrowsExactly<LinuxException>(pool.Destroy);
+        pool.Return(pool.Rent());
+    }
 }

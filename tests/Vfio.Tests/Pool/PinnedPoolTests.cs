@@ -53,6 +53,35 @@ public sealed class PinnedPoolTests
     }
 
     [TestMethod]
+    public void Shrinking_by_several_segments_of_which_one_is_in_use_changes_nothing()
+    {
+        using PinnedPool pool = PinnedPool.Create(Options());
+        pool.Grow(4 << 20);
+        pool.Grow(4 << 20);
+        PinnedBuffer first = pool.Allocate(4 << 20);
+        PinnedBuffer second = pool.Allocate(4 << 20);
+        LinuxException busy = Assert.ThrowsExactly<LinuxException>(() => pool.Shrink(8 << 20));
+        Assert.AreEqual(Errno.EBUSY, busy.Errno);
+        Assert.AreEqual(12ul << 20, pool.Length);
+        // In service, too.
+        pool.Free(pool.Allocate(4 << 20));
+        pool.Free(second);
+        pool.Shrink(8 << 20);
+        Assert.AreEqual(4ul << 20, pool.Length);
+        pool.Free(first);
+    }
+
+    [TestMethod]
+    [DataRow(-1)]
+    [DataRow(63)]
+    [DataRow(64)]
+    public void A_node_that_the_machine_has_not_is_told_of_and_does_no_harm(int node)
+    {
+        using PinnedPool pool = PinnedPool.Create(Options() with { Node = node });
+        Assert.AreEqual(Errno.EINVAL, pool.Segments[0].NodeRefused);
+    }
+
+    [TestMethod]
     public void Destroy_of_a_pool_in_use_is_refused_and_changes_nothing()
     {
         PinnedPool pool = PinnedPool.Create(Options(isChecked: true));
