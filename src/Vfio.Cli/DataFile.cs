@@ -11,7 +11,7 @@ internal sealed class DataFile : IDisposable
 {
     private readonly Thread? _pump;
     private readonly string? _target;
-    private readonly string? _partial;
+    private string? _partial;
     private Exception? _pumpError;
 
     private DataFile(FileDescriptor descriptor) => Descriptor = descriptor;
@@ -152,7 +152,17 @@ internal sealed class DataFile : IDisposable
 
         if (_target is not null)
         {
-            File.Move(_partial!, _target, overwrite: true);
+            string whole = _partial!;
+            // Whatever comes: somebody may count on it, as a pool's record does on its last export.
+            _partial = null;
+            try
+            {
+                File.Move(whole, _target, overwrite: true);
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                throw new IOException($"{_target}: {e.Message} What was to be written there is whole in {whole}: move it yourself.", e);
+            }
         }
     }
 
