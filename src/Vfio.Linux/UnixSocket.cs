@@ -152,28 +152,26 @@ public sealed unsafe class UnixSocket : IDisposable
         }
     }
 
-    /// <summary>Connects to whoever listens at a path.</summary>
+    /// <summary>Connects to whoever listens at a path, at once or not at all.</summary>
     /// <param name="path">The path.</param>
     /// <param name="errno">Why it did not work, else <see cref="Errno.None"/>.</param>
-    /// <returns>The connection, or null: ENOENT and ECONNREFUSED mean that nobody listens (yet).</returns>
+    /// <returns>The connection, or null: ENOENT and ECONNREFUSED mean that nobody listens (yet), EAGAIN that the listener has not taken
+    /// those who came before.</returns>
+    /// <exception cref="LinuxException">There are no more descriptors.</exception>
     public static UnixSocket? TryConnect(string path, out Errno errno)
     {
-        FileDescriptor descriptor = Create();
+        FileDescriptor descriptor = Create(Linux.Socket.SOCK_NONBLOCK);
         sockaddr_un address = Address(path);
-        int result;
-        do
+        // SAFETY: a local, and its own size.
+        if (LibC.connect(descriptor.Number, &address, (uint)sizeof(sockaddr_un)) < 0
+            || LibC.fcntl(descriptor.Number, Fcntl.F_SETFL, LibC.fcntl(descriptor.Number, Fcntl.F_GETFL, 0) & ~Fcntl.O_NONBLOCK) < 0)
         {
-            // SAFETY: a local, and its own size.
-            result = LibC.connect(descriptor.Number, &address, (uint)sizeof(sockaddr_un));
-            errno = result < 0 ? (Errno)LibC.errno : Errno.None;
-        }
-        while (errno == Errno.EINTR);
-        if (errno != Errno.None)
-        {
+            errno = (Errno)LibC.errno;
             descriptor.Dispose();
             return null;
         }
 
+        errno = Errno.None;
         return new UnixSocket(descriptor);
     }
 
@@ -253,9 +251,9 @@ public sealed unsafe class UnixSocket : IDisposable
         return LibC.getsockopt(descriptor.Number, Linux.Socket.SOL_SOCKET, option, &value, &length) < 0 ? -1 : value;
     }
 
-    private static FileDescriptor Create()
+    private static FileDescriptor Create(int flags = 0)
     {
-        int result = LibC.socket(Linux.Socket.AF_UNIX, Linux.Socket.SOCK_STREAM | Linux.Socket.SOCK_CLOEXEC, 0);
+        int result = LibC.socket(Linux.Socket.AF_UNIX, Linux.Socket.SOCK_STREAM | Linux.Socket.SOCK_CLOEXEC | flags, 0);
         return result < 0
             ? throw new LinuxException("socket", (Errno)LibC.errno, "AF_UNIX")
             : new FileDescriptor(LinuxKernel.Instance, result);

@@ -243,4 +243,31 @@ public sealed class UnixSocketTests
     }
 
     private static FileDescriptor Copy(int number) => new(LinuxKernel.Instance, LibC.dup(number));
+
+    [TestMethod]
+    public void Connecting_to_one_who_takes_nobody_ends_at_once()
+    {
+        string path = Path.Combine(Path.GetTempPath(), $"vfiopin-full-{Guid.NewGuid():N}");
+        using UnixSocket listener = UnixSocket.Listen(path);
+        var waiting = new List<UnixSocket>();
+        Errno errno;
+        while (UnixSocket.TryConnect(path, out errno) is { } socket)
+        {
+            waiting.Add(socket);
+            Assert.IsLessThan(1000, waiting.Count);
+        }
+
+        Assert.AreEqual(Errno.EAGAIN, errno);
+        // One that connected waits as ever.
+        using UnixSocket accepted = listener.Accept()!;
+        var sender = new Thread(() =>
+        {
+            Thread.Sleep(50);
+            accepted.Send([1]);
+        });
+        sender.Start();
+        Assert.AreEqual(1, waiting[0].Receive(new byte[1], new ReceivedDescriptors()));
+        sender.Join();
+        waiting.ForEach(w => w.Dispose());
+    }
 }
