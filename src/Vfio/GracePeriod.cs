@@ -23,6 +23,9 @@ namespace Vfio;
 /// </remarks>
 public sealed class GracePeriod
 {
+    // Of the time between two looks, which are made all the time.
+    private static readonly TimeSpan MostCounted = TimeSpan.FromMilliseconds(10);
+
     private readonly Lock _registration = new();
     private GracePeriodReader[] _readers = [];
 
@@ -64,7 +67,7 @@ public sealed class GracePeriod
 
     /// <summary>Returns once no reader can hold what was readable before the call. A reader's own thread calls it
     /// parked.</summary>
-    /// <param name="timeout">How long a reader may stay in one batch.</param>
+    /// <param name="timeout">How long each reader may stay in one batch. Time in which the caller itself did not run is not counted.</param>
     /// <exception cref="TimeoutException">A reader did not pass in time: nothing may be destroyed. The message names it.</exception>
     public void Wait(TimeSpan timeout)
     {
@@ -81,15 +84,21 @@ public sealed class GracePeriod
         // ORDER: B of the proof: after the caller's publication, before the epochs are read; pairs with the plain
         // stores in GracePeriodReader.
         Interlocked.MemoryBarrierProcessWide();
-        long begin = Stopwatch.GetTimestamp();
         // ORDER: acquire; pairs with the release in Register.
         foreach (GracePeriodReader reader in Volatile.Read(ref _readers))
         {
             long sample = reader.Epoch;
             var spin = default(SpinWait);
+            TimeSpan waited = TimeSpan.Zero;
+            long looked = Stopwatch.GetTimestamp();
             while (!GracePeriodReader.Parked(sample) && reader.Epoch == sample)
             {
-                if (Stopwatch.GetElapsedTime(begin) > timeout)
+                long now = Stopwatch.GetTimestamp();
+                TimeSpan since = Stopwatch.GetElapsedTime(looked, now);
+                // While this thread stood still, so may the reader have: a process that was stopped, a machine that was paused.
+                waited += since < MostCounted ? since : MostCounted;
+                looked = now;
+                if (waited > timeout)
                 {
                     throw new TimeoutException(
                         $"{reader.Name} has been in one batch for more than {timeout.TotalMilliseconds} ms; " +

@@ -24,6 +24,30 @@ public sealed class GracePeriodTests
     }
 
     [TestMethod]
+    public void Each_reader_has_the_whole_time_for_its_batch()
+    {
+        var grace = new GracePeriod();
+        GracePeriodReader[] readers = [grace.Register("first"), grace.Register("second")];
+        foreach (GracePeriodReader reader in readers)
+        {
+            reader.Unpark();
+        }
+
+        var passing = new Thread(() =>
+        {
+            foreach (GracePeriodReader reader in readers)
+            {
+                Thread.Sleep(600);
+                reader.Park();
+            }
+        });
+        passing.Start();
+        grace.Wait(TimeSpan.FromSeconds(1));
+        Assert.IsTrue(readers[1].IsParked);
+        passing.Join();
+    }
+
+    [TestMethod]
     public void A_reader_that_still_reads_cannot_be_forgotten()
     {
         var grace = new GracePeriod();
