@@ -13,8 +13,7 @@ internal sealed class NetLane : IPollable, IDisposable
 
     private readonly ForwardMode _mode;
     private readonly NetPort _source;
-    private readonly int _transmit;
-    private readonly int _receive;
+    private readonly int _pair;
     private readonly FrameBatch _batch;
     private readonly int _frameSize;
     private long _waitingSince;
@@ -28,17 +27,16 @@ internal sealed class NetLane : IPollable, IDisposable
     {
         _mode = source.Options.Mode;
         _source = source;
-        _transmit = (2 * pair) + 1;
-        _receive = 2 * pair;
+        _pair = pair;
         _frameSize = source.Options.FrameSize;
         _batch = new FrameBatch(pool);
     }
 
     /// <inheritdoc/>
-    public bool HasWorkWhileParked => _source.Ring(_transmit) is { AreAnswersAwaited: true }
+    public bool HasWorkWhileParked => _source.Transmit(_pair) is { AreAnswersAwaited: true }
         || Destination is { AreAnswersAwaited: true };
 
-    private NetQueue? Destination => _mode == ForwardMode.TxOnly ? _source.Ring(_receive) : _source.Target?.Ring(_receive);
+    private ReceiveQueue? Destination => _mode == ForwardMode.TxOnly ? _source.Receive(_pair) : _source.Target?.Receive(_pair);
 
     /// <inheritdoc/>
     public bool PollOnce() => _mode switch
@@ -50,7 +48,7 @@ internal sealed class NetLane : IPollable, IDisposable
 
     /// <inheritdoc/>
     public bool WorkWhileParked() =>
-        (_source.Ring(_transmit)?.TakeAnswers() ?? false) | (Destination?.TakeAnswers() ?? false);
+        (_source.Transmit(_pair)?.TakeAnswers() ?? false) | (Destination?.TakeAnswers() ?? false);
 
     /// <inheritdoc/>
     public bool EnableNotifications()
@@ -58,17 +56,17 @@ internal sealed class NetLane : IPollable, IDisposable
         // What is left of generated frames is no reason to stay awake: the guest's buffers are.
         return (_mode != ForwardMode.TxOnly && _batch.Count != 0)
             | HasWorkWhileParked
-            | MustStay(_source.Ring(_transmit))
-            | (_mode == ForwardMode.TxOnly && _source.Ring(_receive) is { Ring.Enabled: true } receive && MustStay(receive));
+            | MustStay(_source.Transmit(_pair))
+            | (_mode == ForwardMode.TxOnly && _source.Receive(_pair) is { Ring.Enabled: true } receive && MustStay(receive));
     }
 
     /// <inheritdoc/>
     public void DisableNotifications()
     {
-        _source.Ring(_transmit)?.DisableNotifications();
+        _source.Transmit(_pair)?.DisableNotifications();
         if (_mode == ForwardMode.TxOnly)
         {
-            _source.Ring(_receive)?.DisableNotifications();
+            _source.Receive(_pair)?.DisableNotifications();
         }
     }
 
@@ -76,7 +74,7 @@ internal sealed class NetLane : IPollable, IDisposable
 
     private bool Receive()
     {
-        NetQueue? transmit = _source.Ring(_transmit);
+        TransmitQueue? transmit = _source.Transmit(_pair);
         if (transmit is null)
         {
             return false;
@@ -95,7 +93,7 @@ internal sealed class NetLane : IPollable, IDisposable
 
     private bool Generate()
     {
-        if (_source.Ring(_receive) is not { Ring.Enabled: true } receive)
+        if (_source.Receive(_pair) is not { Ring.Enabled: true } receive)
         {
             return false;
         }
@@ -119,13 +117,13 @@ internal sealed class NetLane : IPollable, IDisposable
         if (_batch.Count != 0)
         {
             // Nothing more is taken from it meanwhile, and what it gives back may be what the guest waits for.
-            _source.Ring(_transmit)?.Settle();
+            _source.Transmit(_pair)?.Settle();
         }
         else
         {
-            if (_source.Ring(_transmit) is not { } transmit || !Fill(transmit))
+            if (_source.Transmit(_pair) is not { } transmit || !Fill(transmit))
             {
-                target?.Ring(_receive)?.Settle();
+                target?.Receive(_pair)?.Settle();
                 return false;
             }
 
@@ -139,7 +137,7 @@ internal sealed class NetLane : IPollable, IDisposable
         return Deliver(target) || any;
     }
 
-    private bool Fill(NetQueue transmit)
+    private bool Fill(TransmitQueue transmit)
     {
         int taken = transmit.Ring.Enabled ? transmit.Dequeue(_batch) : transmit.Discard();
         Check(_source, transmit);
@@ -155,13 +153,13 @@ internal sealed class NetLane : IPollable, IDisposable
 
         if (target is null)
         {
-            return Drop(_source.Counters[_transmit]);
+            return Drop(_source.Counters[(2 * _pair) + 1]);
         }
 
-        NetQueue? receive = target.Ring(_receive);
+        ReceiveQueue? receive = target.Receive(_pair);
         if (receive is { Ring.Enabled: false } or { Error: not Virtio.RingError.None })
         {
-            return Drop(target.Counters[_receive]);
+            return Drop(target.Counters[2 * _pair]);
         }
 
         int taken = 0;
@@ -190,7 +188,7 @@ internal sealed class NetLane : IPollable, IDisposable
         }
 
         _gaveUp = !isAsked;
-        return Drop(target.Counters[_receive]);
+        return Drop(target.Counters[2 * _pair]);
     }
 
     private bool Drop(NetQueueCounters counters)

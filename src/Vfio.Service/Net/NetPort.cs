@@ -18,7 +18,8 @@ public sealed class NetPort : IVhostUserDevice
 
     private readonly NetPortOptions _options;
     private readonly NetEngine _engine;
-    private readonly NetQueue?[] _rings;
+    private readonly TransmitQueue?[] _transmit;
+    private readonly ReceiveQueue?[] _receive;
     private readonly NetQueueCounters[] _counters;
     private readonly List<(NetLane Lane, Poller Poller)> _lanes = [];
     private PortConnection? _connection;
@@ -32,7 +33,8 @@ public sealed class NetPort : IVhostUserDevice
         _options = options;
         _engine = engine;
         _mtu = options.Mtu;
-        _rings = new NetQueue?[RingCount];
+        _transmit = new TransmitQueue?[QueuePairs];
+        _receive = new ReceiveQueue?[QueuePairs];
         _counters = [.. Enumerable.Range(0, RingCount).Select(_ => new NetQueueCounters())];
         Peer = options.Peer;
         Target = Peer is null ? this : null;
@@ -145,7 +147,9 @@ public sealed class NetPort : IVhostUserDevice
     public void StartRing(VringConfiguration ring)
     {
         ArgumentNullException.ThrowIfNull(ring);
-        var queue = NetQueue.Create(ring, _counters[ring.Index]);
+        NetQueue queue = IsTransmit(ring.Index)
+            ? TransmitQueue.Create(ring, _counters[ring.Index])
+            : ReceiveQueue.Create(ring, _counters[ring.Index]);
         Poller poller = PollerOf(ring.Index);
         if (ring.Kick is { } kick)
         {
@@ -153,17 +157,16 @@ public sealed class NetPort : IVhostUserDevice
         }
 
         queue.DisableNotifications();
-        // ORDER: release of a queue that is whole; pairs with the acquire in Ring.
-        Volatile.Write(ref _rings[ring.Index], queue);
+        Set(ring.Index, queue);
         poller.Wake();
     }
 
     /// <inheritdoc/>
     public RingPosition StopRing(int index)
     {
-        NetQueue queue = _rings[index] ?? throw new InvalidOperationException($"ring {index} of {Name} does not run");
-        // ORDER: published before the grace period, which every poller passes before the ring is touched here.
-        Volatile.Write(ref _rings[index], null);
+        NetQueue queue = Ring(index) ?? throw new InvalidOperationException($"ring {index} of {Name} does not run");
+        // Published before the grace period, which every poller passes before the ring is touched here.
+        Set(index, null);
         try
         {
             _engine.Grace.Wait(NetEngine.StallTimeout);
@@ -171,7 +174,7 @@ public sealed class NetPort : IVhostUserDevice
         catch (TimeoutException)
         {
             // It still runs, as far as anybody knows: a later attempt finds it.
-            Volatile.Write(ref _rings[index], queue);
+            Set(index, queue);
             throw;
         }
 
@@ -242,11 +245,16 @@ public sealed class NetPort : IVhostUserDevice
     /// <summary>Ends the session and meets no other front-end.</summary>
     internal void Disconnect() => _connection?.Dispose();
 
-    /// <summary>A ring that runs now, for the rest of the calling poller's batch.</summary>
-    /// <param name="index">Which ring.</param>
-    /// <returns>The ring, or null.</returns>
-    // ORDER: acquire; pairs with the release in StartRing.
-    internal NetQueue? Ring(int index) => Volatile.Read(ref _rings[index]);
+    /// <summary>A pair's transmit ring while it runs, for the rest of the calling poller's batch.</summary>
+    // ORDER: acquire; pairs with the release in Set.
+    internal TransmitQueue? Transmit(int pair) => Volatile.Read(ref _transmit[pair]);
+
+    /// <summary>A pair's receive ring while it runs, for the rest of the calling poller's batch.</summary>
+    // ORDER: acquire; pairs with the release in Set.
+    internal ReceiveQueue? Receive(int pair) => Volatile.Read(ref _receive[pair]);
+
+    /// <summary>Either, by its number.</summary>
+    internal NetQueue? Ring(int index) => IsTransmit(index) ? Transmit(index / 2) : Receive(index / 2);
 
     /// <summary>Tells the front-end and the log, once, that a ring is dead. Called by a poller.</summary>
     internal void Report(NetQueue queue)
@@ -255,6 +263,22 @@ public sealed class NetPort : IVhostUserDevice
         {
             string message = $"{Name}: ring {queue.Ring.Index} stopped: the driver broke it ({queue.Error} at {queue.ErrorPosition})";
             ThreadPool.UnsafeQueueUserWorkItem(_engine.Log, message, preferLocal: false);
+        }
+    }
+
+    // virtio 1.3, 5.1.2 "Virtqueues": odd ones transmit.
+    private static bool IsTransmit(int index) => index % 2 == 1;
+
+    private void Set(int index, NetQueue? queue)
+    {
+        // ORDER: release of a queue that is whole; pairs with the acquires in Transmit and Receive.
+        if (IsTransmit(index))
+        {
+            Volatile.Write(ref _transmit[index / 2], (TransmitQueue?)queue);
+        }
+        else
+        {
+            Volatile.Write(ref _receive[index / 2], (ReceiveQueue?)queue);
         }
     }
 

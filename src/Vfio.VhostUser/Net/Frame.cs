@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
@@ -25,4 +27,24 @@ public unsafe record struct Frame
     public readonly Span<byte> Span => new((byte*)Data.Value, Length);
 
     internal readonly byte* Base => (byte*)Data.Value;
+
+    /// <summary>Copies a frame's bytes.</summary>
+    /// <param name="target">Where to; not over the source.</param>
+    /// <param name="source">Where from; a driver may be writing there.</param>
+    /// <param name="length">Bytes.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static void Copy(byte* target, byte* source, uint length)
+    {
+        // The smallest frames are the most frequent ones: two halves that may overlap.
+        if (unchecked(length - (uint)Vector256<byte>.Count) > (uint)Vector256<byte>.Count)
+        {
+            Unsafe.CopyBlockUnaligned(target, source, length);
+            return;
+        }
+
+        Vector256<byte> start = Vector256.Load(source);
+        Vector256<byte> end = Vector256.Load(source + length - Vector256<byte>.Count);
+        start.Store(target);
+        end.Store(target + length - Vector256<byte>.Count);
+    }
 }

@@ -2,20 +2,18 @@ using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
 
-/// <summary>One running ring of a network device: frames out of it or into it, a batch at a time.</summary>
+/// <summary>One running ring of a network device: what <see cref="TransmitQueue"/> and <see cref="ReceiveQueue"/> have in common.</summary>
 /// <remarks>For one thread at a time. No call waits, allocates, or throws for what the driver did.</remarks>
 public abstract class NetQueue
 {
     private bool _mustCall;
     private bool _reported;
 
-    private protected NetQueue(VringConfiguration ring, NetQueueCounters counters)
+    private protected NetQueue(VringConfiguration ring, NetQueueCounters counters, bool onlyReads)
     {
         Ring = ring;
         Counters = counters;
-        // virtio 1.3, 5.1.2 "Virtqueues": odd ones transmit.
-        bool transmits = ring.Index % 2 == 1;
-        Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, onlyReads: transmits);
+        Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, onlyReads);
         Log = ring.Log is null ? null : new RingLog(ring);
         // virtio 1.3, 5.1.6.1 "Legacy Interface: Device Operation".
         HeaderLength = ring.Features.HasFlag(VirtioFeatures.Version1) || Has(NetFeatures.MrgRxbuf)
@@ -49,51 +47,20 @@ public abstract class NetQueue
 
     private protected int HeaderLength { get; }
 
-    /// <summary>How many segments those chains have that are done with and were not shown to the driver yet.</summary>
-    private protected int Held { get; set; }
-
-    /// <summary>Makes the queue for a ring that is to run.</summary>
-    /// <param name="ring">The ring.</param>
-    /// <param name="counters">Goes on counting.</param>
-    /// <returns>The queue.</returns>
-    public static NetQueue Create(VringConfiguration ring, NetQueueCounters counters)
-    {
-        ArgumentNullException.ThrowIfNull(ring);
-        return ring.Iotlb is { } iotlb
-            ? new NetQueue<IotlbTranslator>(ring, counters, new IotlbTranslator(iotlb))
-            : new NetQueue<GuestMemoryTranslator>(ring, counters, new GuestMemoryTranslator(ring.Memory));
-    }
-
-    /// <summary>Takes frames out of a transmit ring. Buffers of full batches are held back: the driver learns that they are its own again
-    /// when they make 256 descriptors or leave it no more than 64, with the next batch that is not full, or when calls have found nothing
-    /// for 2 microseconds; and at once by <see cref="Settle"/>, <see cref="Discard"/> and <see cref="EnableNotifications"/>.</summary>
-    /// <param name="batch">Empty; filled.</param>
-    /// <returns>Buffers taken from the ring; more than frames where some were dropped.</returns>
-    public abstract int Dequeue(FrameBatch batch);
-
-    /// <summary>Takes buffers out of a transmit ring and drops what is in them.</summary>
-    /// <returns>How many.</returns>
-    public abstract int Discard();
-
-    /// <summary>Puts frames into a receive ring.</summary>
-    /// <param name="batch">The frames; those that fit, and those that no buffer of this ring can ever hold, are taken from it.</param>
-    /// <returns>Frames taken.</returns>
-    public abstract int Enqueue(FrameBatch batch);
+    /// <summary>Whether the driver is shown whole batches only: the dirty log is written before it sees what was, and the record of what
+    /// is in flight knows no less.</summary>
+    private protected bool ShowsBatches => Ring.Inflight is not null || Log is not null;
 
     /// <summary>Takes the front-end's answers about translations, between two batches: the thread's <see cref="GracePeriodReader"/> is
     /// parked. The ring itself, and memory, are not touched.</summary>
     /// <returns>Whether there were any.</returns>
     public bool TakeAnswers() => Ring.Iotlb is { } iotlb && iotlb.TakeAnswers();
 
-    /// <summary>Does what earlier batches left to later ones, where none may come: shows the driver the buffers that were held back,
-    /// and makes the call that found no room. Cheap when there is nothing.</summary>
-    public void Settle()
+    /// <summary>Does what earlier batches left to later ones, where none may come: makes the call that found no room. Cheap when there is
+    /// none.</summary>
+    public virtual void Settle()
     {
-        if (Held != 0)
-        {
-            Publish([]);
-        }
-        else if (_mustCall)
+        if (_mustCall)
         {
             Call();
         }
@@ -135,7 +102,6 @@ public abstract class NetQueue
     /// <param name="used">The batch, where a record of what is in flight must learn of it.</param>
     private protected void Publish(ReadOnlySpan<UsedChain> used)
     {
-        Held = 0;
         bool mustCall = Queue.Publish();
         Ring.Inflight?.Commit(used);
         Log?.MarkUsed();

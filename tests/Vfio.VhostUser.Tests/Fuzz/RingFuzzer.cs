@@ -57,27 +57,27 @@ internal sealed class RingFuzzer : IDisposable
             Count(doubt is null ? "records believed" : "records doubted");
         }
 
-        NetQueue queue = NetQueue.Create(
-            new VringConfiguration
-            {
-                Index = transmits ? 1 : 0,
-                Size = size,
-                Features = features,
-                Addresses = ring,
-                Memory = _guest.Memory,
-                Iotlb = iotlb?.View,
-                Position = position,
-                Enabled = true,
-                Inflight = record,
-                Log = log,
-                LoggedAreas = log is null ? []
-                    : [(new GuestPhysicalAddress(HostileGuest.Address(random)), RingAddresses.DeviceBytes(size, features))],
-            },
-            new NetQueueCounters());
+        var configuration = new VringConfiguration
+        {
+            Index = transmits ? 1 : 0,
+            Size = size,
+            Features = features,
+            Addresses = ring,
+            Memory = _guest.Memory,
+            Iotlb = iotlb?.View,
+            Position = position,
+            Enabled = true,
+            Inflight = record,
+            Log = log,
+            LoggedAreas = log is null ? []
+                : [(new GuestPhysicalAddress(HostileGuest.Address(random)), RingAddresses.DeviceBytes(size, features))],
+        };
+        var counters = new NetQueueCounters();
+        NetQueue queue = transmits ? TransmitQueue.Create(configuration, counters) : ReceiveQueue.Create(configuration, counters);
         for (int poll = 0; poll < 20; poll++)
         {
             Change(random, iotlb, packed, size);
-            Poll(random, queue, transmits);
+            Poll(random, queue);
         }
 
         Count(isTranslated ? "translated" : "plain");
@@ -93,11 +93,11 @@ internal sealed class RingFuzzer : IDisposable
         _guest.Dispose();
     }
 
-    private void Poll(Random random, NetQueue queue, bool transmits)
+    private void Poll(Random random, NetQueue queue)
     {
-        if (transmits)
+        if (queue is TransmitQueue transmit)
         {
-            int taken = random.Next(4) == 0 ? queue.Discard() : queue.Dequeue(_batch);
+            int taken = random.Next(4) == 0 ? transmit.Discard() : transmit.Dequeue(_batch);
             Assert.IsLessThanOrEqualTo(FrameBatch.Capacity, taken);
         }
         else
@@ -107,7 +107,7 @@ internal sealed class RingFuzzer : IDisposable
                 _batch.Add(random.Next(8) == 0 ? random.Next(14, Frame.MaxLength) : random.Next(14, 2000));
             }
 
-            queue.Enqueue(_batch);
+            ((ReceiveQueue)queue).Enqueue(_batch);
         }
 
         _batch.Clear();

@@ -62,7 +62,7 @@ public sealed class InflightTests
     {
         using var guest = new Guest();
         using var record = new Record(features);
-        (DriverQueue driver, NetQueue device) = guest.Ring(1, features, Size);
+        (DriverQueue driver, TransmitQueue device) = guest.Transmit(features, Size);
         bool packed = features.HasFlag(VirtioFeatures.RingPacked);
         RingAddresses ring = device.Ring.Addresses;
         var start = packed ? new RingPosition(0x8000, 0x8000) : default;
@@ -70,7 +70,7 @@ public sealed class InflightTests
 
         // A life without an accident first, so that indices and wrap counters are somewhere.
         InflightRecord first = record.Open();
-        NetQueue life = NetQueue.Create(
+        TransmitQueue life = TransmitQueue.Create(
             device.Ring with { Inflight = first, Position = first.Recover(ring, start, out _) }, new NetQueueCounters());
         for (int i = 0; i < before; i++)
         {
@@ -92,7 +92,7 @@ public sealed class InflightTests
         InflightRecord second = record.Open();
         RingPosition position = second.Recover(ring, start, out string? doubt);
         Assert.IsNull(doubt);
-        NetQueue successor = NetQueue.Create(device.Ring with { Inflight = second, Position = position }, new NetQueueCounters());
+        TransmitQueue successor = TransmitQueue.Create(device.Ring with { Inflight = second, Position = position }, new NetQueueCounters());
         var seen = new List<byte>();
         while (successor.Dequeue(guest.Batch) != 0)
         {
@@ -153,7 +153,7 @@ public sealed class InflightTests
         {
             using var guest = new Guest();
             using var record = new Record(features);
-            (DriverQueue driver, NetQueue device) = guest.Ring(1, features, Size);
+            (DriverQueue driver, TransmitQueue device) = guest.Transmit(features, Size);
             record.Scribble(random, device.Ring.Addresses);
             for (int i = 0; i < 8; i++)
             {
@@ -163,7 +163,7 @@ public sealed class InflightTests
             InflightRecord read = record.Open();
             RingPosition start = features.HasFlag(VirtioFeatures.RingPacked) ? new RingPosition(0x8000, 0x8000) : default;
             RingPosition position = read.Recover(device.Ring.Addresses, start, out _);
-            NetQueue queue = NetQueue.Create(device.Ring with { Inflight = read, Position = position }, new NetQueueCounters());
+            TransmitQueue queue = TransmitQueue.Create(device.Ring with { Inflight = read, Position = position }, new NetQueueCounters());
             for (int poll = 0; poll < 100 && queue.Dequeue(guest.Batch) != 0; poll++)
             {
                 guest.Batch.Clear();
@@ -180,11 +180,11 @@ public sealed class InflightTests
         const int Large = 256;
         using var guest = new Guest();
         using var record = new Record(features, Large);
-        (DriverQueue driver, NetQueue device) = guest.Ring(1, features, Large);
+        (DriverQueue driver, TransmitQueue device) = guest.Transmit(features, Large);
         RingAddresses ring = device.Ring.Addresses;
         RingPosition start = RingPosition.Start(features);
         InflightRecord inflight = record.Open();
-        NetQueue busy = NetQueue.Create(
+        TransmitQueue busy = TransmitQueue.Create(
             device.Ring with { Inflight = inflight, Position = inflight.Recover(ring, start, out _) }, new NetQueueCounters());
         for (int i = 0; i < 3 * FrameBatch.Capacity; i++)
         {
@@ -209,7 +209,7 @@ public sealed class InflightTests
     {
         using var guest = new Guest();
         using var record = new Record(Split);
-        (DriverQueue driver, NetQueue device) = guest.Ring(0, Split, Size);
+        (DriverQueue driver, ReceiveQueue device) = guest.Receive(Split, Size);
         var buffers = new Dictionary<ushort, PinnedBuffer>();
         for (int i = 0; i < 4; i++)
         {
@@ -226,7 +226,7 @@ public sealed class InflightTests
 
         InflightRecord second = record.Open();
         RingPosition position = second.Recover(device.Ring.Addresses, default, out _);
-        NetQueue successor = NetQueue.Create(device.Ring with { Inflight = second, Position = position }, new NetQueueCounters());
+        ReceiveQueue successor = ReceiveQueue.Create(device.Ring with { Inflight = second, Position = position }, new NetQueueCounters());
         guest.Batch.Add(100);
         Assert.AreEqual(1, successor.Enqueue(guest.Batch));
         var reaped = new Completion[8];

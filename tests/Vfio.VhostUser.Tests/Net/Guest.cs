@@ -46,25 +46,34 @@ internal sealed class Guest : IDisposable
         return buffer;
     }
 
-    public (DriverQueue Driver, NetQueue Device) Ring(int index, VirtioFeatures features, int size = 256, DirtyLog? log = null)
+    public (DriverQueue Driver, TransmitQueue Device) Transmit(VirtioFeatures features, int size = 256, DirtyLog? log = null)
+    {
+        (DriverQueue driver, VringConfiguration ring) = Ring(1, features, size, log);
+        return (driver, TransmitQueue.Create(ring, new NetQueueCounters()));
+    }
+
+    public (DriverQueue Driver, ReceiveQueue Device) Receive(VirtioFeatures features, int size = 256, DirtyLog? log = null)
+    {
+        (DriverQueue driver, VringConfiguration ring) = Ring(0, features, size, log);
+        return (driver, ReceiveQueue.Create(ring, new NetQueueCounters()));
+    }
+
+    private (DriverQueue Driver, VringConfiguration Ring) Ring(int index, VirtioFeatures features, int size, DirtyLog? log)
     {
         _used = (_used + 4095) & ~4095ul;
         var driver = DriverQueue.Create(size, features, Allocate(DriverQueue.BytesFor(size, features, 64)), 64);
-        var device = NetQueue.Create(
-            new VringConfiguration
-            {
-                Index = index,
-                Size = size,
-                Features = features,
-                Addresses = new RingAddresses(Host(driver.DescriptorArea), Host(driver.DriverArea), Host(driver.DeviceArea)),
-                Memory = Memory,
-                Position = RingPosition.Start(features),
-                Enabled = true,
-                Log = log,
-                LoggedAreas = log is null ? [] : [.. Written(driver, features, size)],
-            },
-            new NetQueueCounters());
-        return (driver, device);
+        return (driver, new VringConfiguration
+        {
+            Index = index,
+            Size = size,
+            Features = features,
+            Addresses = new RingAddresses(Host(driver.DescriptorArea), Host(driver.DriverArea), Host(driver.DeviceArea)),
+            Memory = Memory,
+            Position = RingPosition.Start(features),
+            Enabled = true,
+            Log = log,
+            LoggedAreas = log is null ? [] : [.. Written(driver, features, size)],
+        });
     }
 
     private static IEnumerable<(GuestPhysicalAddress Address, ulong Length)> Written(DriverQueue driver, VirtioFeatures features, int size)

@@ -45,7 +45,8 @@ public sealed class NetQueueOffloadTests : IDisposable
     [TestMethod]
     public void A_checksum_is_finished_once_however_often_the_frame_waits_for_buffers()
     {
-        (DriverQueue driver, NetQueue queue) = Make(0, NetFeatures.MrgRxbuf);
+        (DriverQueue driver, VringConfiguration ring) = Make(0, NetFeatures.MrgRxbuf);
+        var queue = ReceiveQueue.Create(ring, new NetQueueCounters());
         byte[] bytes = [.. Enumerable.Range(0, 200).Select(i => (byte)(i & 0xFF))];
         ref Frame frame = ref _batch.Append(200);
         frame.Header = new NetHeader { Flags = virtio_net.VIRTIO_NET_HDR_F_NEEDS_CSUM, ChecksumStart = 34, ChecksumOffset = 16 };
@@ -61,7 +62,8 @@ public sealed class NetQueueOffloadTests : IDisposable
     [TestMethod]
     public void A_driver_s_header_promises_nothing_to_another_driver()
     {
-        (DriverQueue driver, NetQueue queue) = Make(1, NetFeatures.Csum);
+        (DriverQueue driver, VringConfiguration ring) = Make(1, NetFeatures.Csum);
+        var queue = TransmitQueue.Create(ring, new NetQueueCounters());
         Header(0) = new NetHeader { Flags = 0xFF, ChecksumStart = 14, ChecksumOffset = 4, BufferCount = 7 };
         Post(driver, 0, 100, DeviceAccess.Read);
         Header(100) = new NetHeader { Flags = 0xFE, GsoType = 0x80, HeaderLength = 9 };
@@ -75,7 +77,8 @@ public sealed class NetQueueOffloadTests : IDisposable
     [TestMethod]
     public void A_call_that_found_no_room_is_made_without_another_frame()
     {
-        (DriverQueue driver, NetQueue queue) = Make(1, default);
+        (DriverQueue driver, VringConfiguration ring) = Make(1, default);
+        var queue = TransmitQueue.Create(ring, new NetQueueCounters());
         Post(driver, 0, 100, DeviceAccess.Read);
         Assert.AreEqual(1, queue.Dequeue(_batch));
         Assert.AreEqual(1, _call.Tries);
@@ -91,7 +94,7 @@ public sealed class NetQueueOffloadTests : IDisposable
     private static PinnedBuffer Buffer(GuestMemoryRegion region, ulong offset, int length) =>
         new(new Iova(Guest.Value + offset), region.Host + offset, length);
 
-    private (DriverQueue Driver, NetQueue Queue) Make(int index, NetFeatures features)
+    private (DriverQueue Driver, VringConfiguration Ring) Make(int index, NetFeatures features)
     {
         VirtioFeatures all = VirtioFeatures.Version1 | (VirtioFeatures)features;
         var driver = DriverQueue.Create(RingSize, all, Buffer(_region, 0, DriverQueue.BytesFor(RingSize, all, 0)));
@@ -106,7 +109,7 @@ public sealed class NetQueueOffloadTests : IDisposable
             Enabled = true,
             Call = _call,
         };
-        return (driver, NetQueue.Create(ring, new NetQueueCounters()));
+        return (driver, ring);
     }
 
     private PinnedBuffer At(ulong offset, int length) => Buffer(_region, DataOffset + offset, length);

@@ -23,8 +23,8 @@ public sealed class NetQueueTests
     public void A_frame_arrives_however_it_was_cut(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features);
-        (DriverQueue taker, NetQueue receive) = guest.Ring(0, features | Merged);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features);
+        (DriverQueue taker, ReceiveQueue receive) = guest.Receive(features | Merged);
         var random = new Random(7);
         Span<Completion> completions = new Completion[64];
         foreach (int[] cuts in new int[][] { [], [12], [5], [12, 20], [1, 1, 10, 3], [12, 1000, 1000] })
@@ -69,8 +69,8 @@ public sealed class NetQueueTests
         foreach (int room in new[] { 256, 50 })
         {
             using var guest = new Guest();
-            (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features);
-            (DriverQueue taker, NetQueue receive) = guest.Ring(0, features | Merged);
+            (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features);
+            (DriverQueue taker, ReceiveQueue receive) = guest.Receive(features | Merged);
             for (int length = Frame.MinLength; length < 200; length += FrameBatch.Capacity)
             {
                 byte[][] frames = [.. Enumerable.Range(length, FrameBatch.Capacity).Select(n => new byte[n])];
@@ -116,8 +116,8 @@ public sealed class NetQueueTests
     public void A_hundred_thousand_polls_allocate_nothing(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features);
-        (DriverQueue taker, NetQueue receive) = guest.Ring(0, features);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features);
+        (DriverQueue taker, ReceiveQueue receive) = guest.Receive(features);
         DmaSegment[][] frames = [.. Enumerable.Range(0, 32).Select(_ => new[] { new DmaSegment(guest.Allocate(76), DeviceAccess.Read) })];
         DmaSegment[][] buffers = [.. Enumerable.Range(0, 32).Select(_ => new[] { new DmaSegment(guest.Allocate(1600), DeviceAccess.Write) })];
         var completions = new Completion[64];
@@ -157,7 +157,7 @@ public sealed class NetQueueTests
     public void A_driver_that_sends_full_batches_is_shown_most_of_a_ring_at_a_time_and_nothing_stays_held_back(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features, size: 256);
         var completions = new Completion[256];
         Send(guest, sender, 7 * FrameBatch.Capacity);
         int[] shown = [.. Enumerable.Range(0, 7).Select(_ => Take(FrameBatch.Capacity))];
@@ -200,7 +200,7 @@ public sealed class NetQueueTests
     public void Of_a_large_ring_no_more_than_256_descriptors_are_held_back(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 1024);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features, size: 1024);
         var completions = new Completion[1024];
         Send(guest, sender, 8 * FrameBatch.Capacity);
 
@@ -220,9 +220,9 @@ public sealed class NetQueueTests
     public void A_driver_that_waits_is_called_once_for_all_that_was_held_back(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue device) = guest.Ring(1, features, size: 256);
+        (DriverQueue sender, TransmitQueue device) = guest.Transmit(features, size: 256);
         using var call = new EventFd();
-        NetQueue transmit = NetQueue.Create(device.Ring with { Call = new EventFdCall(call) }, new NetQueueCounters());
+        TransmitQueue transmit = TransmitQueue.Create(device.Ring with { Call = new EventFdCall(call) }, new NetQueueCounters());
         // The first call of all comes in any case.
         Take(1);
         transmit.Settle();
@@ -249,7 +249,7 @@ public sealed class NetQueueTests
     public void A_batch_that_is_not_full_is_shown_at_once_with_all_before_it(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features, size: 256);
         var completions = new Completion[256];
         Send(guest, sender, FrameBatch.Capacity + 1);
 
@@ -265,7 +265,7 @@ public sealed class NetQueueTests
     public void Chains_of_several_descriptors_are_held_back_for_fewer_batches(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features, size: 256);
         var completions = new Completion[256];
         int[] shown = [.. Enumerable.Range(0, 2).Select(_ =>
         {
@@ -285,7 +285,7 @@ public sealed class NetQueueTests
     public void Before_a_kick_is_asked_for_nothing_is_held_back(VirtioFeatures features)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size: 256);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features, size: 256);
         Send(guest, sender, FrameBatch.Capacity);
 
         Assert.AreEqual(FrameBatch.Capacity, transmit.Dequeue(guest.Batch));
@@ -301,7 +301,7 @@ public sealed class NetQueueTests
     public void What_a_batch_held_back_is_shown_when_the_ring_breaks_behind_it(bool discards)
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Packed, size: 256);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(Packed, size: 256);
         Send(guest, sender, FrameBatch.Capacity);
 
         PinnedBuffer outside = guest.Allocate(64) with { Iova = new Iova(0x7000_0000_0000) };
@@ -324,7 +324,7 @@ public sealed class NetQueueTests
         using var guest = new Guest();
         using FileDescriptor file = MemoryFile.Create("log", 1 << 20);
         using DirtyLog? log = logs ? DirtyLog.Map(file, default, 1 << 20) : null;
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, features, size, log);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features, size, log);
         for (int batch = 0; batch < 3; batch++)
         {
             Send(guest, sender, FrameBatch.Capacity + 1);
@@ -340,7 +340,7 @@ public sealed class NetQueueTests
     public void What_is_no_frame_is_dropped_and_counted_and_its_buffer_given_back()
     {
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Split);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(Split);
         guest.Send(sender, new byte[13]);
         guest.Send(sender, []);
         guest.Send(sender, new byte[Frame.MaxLength + 1]);
@@ -356,7 +356,7 @@ public sealed class NetQueueTests
     public void A_frame_larger_than_the_drivers_buffer_is_dropped_and_the_buffer_kept_for_the_next()
     {
         using var guest = new Guest();
-        (DriverQueue taker, NetQueue receive) = guest.Ring(0, Split);
+        (DriverQueue taker, ReceiveQueue receive) = guest.Receive(Split);
         var buffers = new Dictionary<ushort, PinnedBuffer>();
         guest.Offer(taker, 256, buffers);
         guest.Batch.Add(300);
@@ -372,7 +372,7 @@ public sealed class NetQueueTests
     public void Without_buffers_frames_stay_in_the_batch()
     {
         using var guest = new Guest();
-        (DriverQueue taker, NetQueue receive) = guest.Ring(0, Packed | Merged);
+        (DriverQueue taker, ReceiveQueue receive) = guest.Receive(Packed | Merged);
         guest.Batch.Add(3000);
         Assert.AreEqual(0, receive.Enqueue(guest.Batch));
         var buffers = new Dictionary<ushort, PinnedBuffer>();
@@ -408,8 +408,8 @@ public sealed class NetQueueTests
         NetHeader Received(VirtioFeatures target, NetHeader header, out byte[] bytes, out NetQueueCounters counters)
         {
             using var guest = new Guest();
-            (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Sends);
-            (DriverQueue taker, NetQueue receive) = guest.Ring(0, target);
+            (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(Sends);
+            (DriverQueue taker, ReceiveQueue receive) = guest.Receive(target);
             var buffers = new Dictionary<ushort, PinnedBuffer>();
             PinnedBuffer buffer = guest.Offer(taker, 256, buffers);
             guest.Send(sender, frame, header);
@@ -426,7 +426,7 @@ public sealed class NetQueueTests
     {
         const VirtioFeatures Sends = Split | (VirtioFeatures)NetFeatures.Csum;
         using var guest = new Guest();
-        (DriverQueue sender, NetQueue transmit) = guest.Ring(1, Sends);
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(Sends);
         guest.Send(sender, new byte[60], new NetHeader { Flags = 1, ChecksumStart = 59, ChecksumOffset = 0 });
         guest.Send(sender, new byte[60], new NetHeader { Flags = 1, ChecksumStart = 0xFFFF, ChecksumOffset = 0xFFFF });
         guest.Send(sender, new byte[60], new NetHeader { GsoType = 3 });
@@ -445,7 +445,7 @@ public sealed class NetQueueTests
         using FileDescriptor file = MemoryFile.Create("log", 1 << 20);
         using var seen = MappedMemory.Map(file, 0, 1 << 20, writable: true);
         using var log = DirtyLog.Map(file, default, 1 << 20);
-        (DriverQueue taker, NetQueue receive) = guest.Ring(0, features | Merged, log: log);
+        (DriverQueue taker, ReceiveQueue receive) = guest.Receive(features | Merged, log: log);
         PinnedBuffer gap = guest.Allocate(3 * 4096);
         var buffers = new Dictionary<ushort, PinnedBuffer>();
         for (int i = 0; i < 6; i++)
@@ -504,7 +504,7 @@ public sealed class NetQueueTests
         }
     }
 
-    private static void Dequeue(Guest guest, NetQueue transmit, int expected)
+    private static void Dequeue(Guest guest, TransmitQueue transmit, int expected)
     {
         Assert.AreEqual(expected, transmit.Dequeue(guest.Batch));
         guest.Batch.Clear();
