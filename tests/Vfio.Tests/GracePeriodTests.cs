@@ -1,3 +1,5 @@
+using System.Diagnostics;
+
 namespace Vfio.Tests;
 
 [TestClass]
@@ -35,10 +37,12 @@ public sealed class GracePeriodTests
 
         var passing = new Thread(() =>
         {
+            var batch = Stopwatch.StartNew();
             foreach (GracePeriodReader reader in readers)
             {
-                Thread.Sleep(600);
+                SpinWait.SpinUntil(() => batch.ElapsedMilliseconds > 600);
                 reader.Park();
+                batch.Restart();
             }
         });
         passing.Start();
