@@ -65,6 +65,11 @@ internal sealed class ChainSource<TTranslator>
     public int Resubmit()
     {
         _isResubmitted = _ring.Inflight!.Resubmit(_queue, ref _translator, out Chains[0], Segments);
+        if (typeof(TTranslator) == typeof(IotlbTranslator))
+        {
+            _ring.Iotlb!.Ask();
+        }
+
         return _isResubmitted ? 1 : 0;
     }
 
@@ -122,7 +127,7 @@ internal sealed class ChainSource<TTranslator>
             _ahead = iotlb.Generation == _aheadGeneration ? Math.Min(2 * _ahead, MostAhead) : FirstAhead;
             _aheadGeneration = iotlb.Generation;
         }
-        else
+        else if (_lookAheads != 0)
         {
             _lookAheads--;
         }

@@ -15,6 +15,8 @@ public abstract class NetQueue
         Counters = counters;
         Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, onlyReads);
         Log = ring.Log is null ? null : new RingLog(ring);
+        // Who had the ring before may have shown buffers and not made the call for them any more.
+        _mustCall = ring.Position != RingPosition.Start(ring.Features);
         // virtio 1.3, 5.1.6.1 "Legacy Interface: Device Operation".
         HeaderLength = ring.Features.HasFlag(VirtioFeatures.Version1) || Has(NetFeatures.MrgRxbuf)
             ? NetHeader.Bytes : NetHeader.LegacyBytes;

@@ -18,7 +18,7 @@ public sealed class NetQueueCounters
     /// <summary>Times that the driver's kick woke the poller.</summary>
     public long Kicks { get; set; }
 
-    /// <summary>Frames discarded because the ring is not enabled.</summary>
+    /// <summary>Frames discarded because the ring is not enabled, or because the port only sends.</summary>
     public long DroppedDisabled { get; internal set; }
 
     /// <summary>Frames shorter than an Ethernet header, or longer than any frame.</summary>

@@ -46,13 +46,21 @@ internal sealed class VringTable : IDisposable
 
     private bool IsPacked => Features.HasFlag(VirtioFeatures.RingPacked);
 
-    public void SetFeatures(VirtioFeatures features) => WhileStopped(() => Features = features);
+    public void SetFeatures(VirtioFeatures features)
+    {
+        if (features != VirtioFeatures.None && !features.HasFlag(VirtioFeatures.Version1))
+        {
+            _log("the front-end did not accept VIRTIO_F_VERSION_1, without which no ring is served");
+        }
+
+        WhileStopped(() => Features = features);
+    }
 
     public void SetLog(FileDescriptor file, LogDescription description) => WhileStopped(() =>
     {
-        DirtyLog? former = _dirtyLog;
-        _dirtyLog = DirtyLog.Map(file, new FileOffset(description.Offset), description.Size, _mappings);
-        former?.Dispose();
+        var next = DirtyLog.Map(file, new FileOffset(description.Offset), description.Size, _mappings);
+        EndLog();
+        _dirtyLog = next;
     });
 
     /// <summary>Makes a buffer for what is in flight; it is used once the front-end has given it back.</summary>
@@ -181,7 +189,8 @@ internal sealed class VringTable : IDisposable
         _iotlb.Update(message, Memory);
         if (before.Generation != _iotlb.Table.Snapshot.Generation)
         {
-            // It contradicted what was known, which may be where a running ring lies.
+            // It contradicted what was known: what a batch still uses, or where a running ring lies.
+            _mustSettle = true;
             IovaRange range = SessionIotlb.RangeOf(message);
             foreach (Vring ring in _rings)
             {
@@ -311,8 +320,20 @@ internal sealed class VringTable : IDisposable
             ring.Dispose();
         }
 
-        _dirtyLog?.Dispose();
+        EndLog();
         _inflight?.Dispose();
+    }
+
+    private void EndLog()
+    {
+        if (_dirtyLog is { Outside: not 0 } log)
+        {
+            _log($"the dirty log was too small for {log.Outside} writes, which are not in it: what was migrated by it is not whole. Cure: a "
+                + "log for all guest physical addresses");
+        }
+
+        _dirtyLog?.Dispose();
+        _dirtyLog = null;
     }
 
     private Vring At(uint index) => index < _rings.Length
@@ -333,13 +354,19 @@ internal sealed class VringTable : IDisposable
         {
             ring.Position = _device.StopRing(ring.Index);
             ring.IsRunning = false;
-            ring.Iotlb?.Dispose();
-            ring.Iotlb = null;
-            ring.ForgetViews();
-            _iotlb.Table.Release(ring);
         }
 
+        Forget(ring);
+    }
+
+    // Nothing of a place where a ring does not run stays, tried or left.
+    private void Forget(Vring ring)
+    {
         ring.IsWaitingForTranslation = false;
+        ring.Iotlb?.Dispose();
+        ring.Iotlb = null;
+        ring.ForgetViews();
+        _iotlb.Table.Release(ring);
     }
 
     private void TryRestart(Vring ring)
@@ -348,9 +375,10 @@ internal sealed class VringTable : IDisposable
         {
             TryStart(ring);
         }
-        catch (VhostUserProtocolException e)
+        catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
         {
-            // Memory is taken away before rings are when a guest goes down: no reason to end the session.
+            // Memory is taken away before rings are when a guest goes down, and others may have used up descriptors: no reason to end the
+            // session, or to leave the other rings as they are.
             _log($"ring {ring.Index} stays stopped: {e.Message}");
         }
     }
@@ -363,30 +391,30 @@ internal sealed class VringTable : IDisposable
             return;
         }
 
-        InflightRecord? inflight;
-        RingPlace? place;
         try
         {
-            place = _placement.TryPlace(ring, addresses, Features, Memory);
-            if (place is null)
+            if (_placement.TryPlace(ring, addresses, Features, Memory) is not { } place)
             {
                 return;
             }
 
-            ring.Position = Resume(ring, place.Addresses, out inflight);
+            ring.Position = Resume(ring, place.Addresses, out InflightRecord? inflight);
+            _device.StartRing(Configuration(ring, addresses, place, inflight));
+            ring.IsRunning = true;
         }
         catch
         {
-            // It may be tried again and again: nothing of it stays.
-            ring.IsWaitingForTranslation = false;
-            ring.ForgetViews();
-            _iotlb.Table.Release(ring);
+            // It may be tried again and again.
+            Forget(ring);
             throw;
         }
+    }
 
+    private VringConfiguration Configuration(Vring ring, VringAddresses addresses, RingPlace place, InflightRecord? inflight)
+    {
         bool isTranslated = Features.HasFlag(VirtioFeatures.AccessPlatform);
         bool logs = _dirtyLog is not null && Features.HasFlag(VhostFeatures.LogAll);
-        _device.StartRing(new VringConfiguration
+        return new VringConfiguration
         {
             Index = ring.Index,
             Size = ring.Size,
@@ -404,8 +432,7 @@ internal sealed class VringTable : IDisposable
             Inflight = inflight,
             Log = logs ? _dirtyLog : null,
             LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? place.LoggedAreas(addresses.Log, Memory) : [],
-        });
-        ring.IsRunning = true;
+        };
     }
 
     // "It may however still be used to set an event file descriptor (which will be preferred over the message)."

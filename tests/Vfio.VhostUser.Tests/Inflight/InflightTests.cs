@@ -205,6 +205,46 @@ public sealed class InflightTests
     }
 
     [TestMethod]
+    [DataRow(Split)]
+    [DataRow(Packed)]
+    public void Behind_an_iommu_the_front_end_is_asked_where_what_was_left_lies(VirtioFeatures features)
+    {
+        using var guest = new Guest();
+        using var record = new Record(features);
+        (DriverQueue driver, TransmitQueue device) = guest.Transmit(features, Size);
+        RingAddresses ring = device.Ring.Addresses;
+        RingPosition start = RingPosition.Start(features);
+        guest.Send(driver, Frame(7));
+        InflightRecord first = record.Open();
+        first.Recover(ring, start, out _);
+        var dead = DeviceQueue.Create(Size, ring, features, onlyReads: true);
+        var translator = new GuestMemoryTranslator(guest.Memory);
+        var chains = new DescriptorChain[1];
+        Assert.AreEqual(1, dead.Peek(ref translator, chains, new HostSegment[8]));
+        first.Take(dead, chains);
+
+        InflightRecord second = record.Open();
+        var iotlb = new DeviceIotlb();
+        var asked = new List<IotlbQuestion>();
+        using var view = new IotlbView(iotlb, questions =>
+        {
+            asked.AddRange(questions);
+            return questions.Length;
+        });
+        var successor = TransmitQueue.Create(
+            device.Ring with { Inflight = second, Position = second.Recover(ring, start, out _), Iotlb = view }, new NetQueueCounters());
+        Assert.AreEqual(0, successor.Dequeue(guest.Batch));
+        Assert.IsNotEmpty(asked);
+        Assert.IsTrue(successor.IsWaitingForTranslation);
+        // All of the guest's memory, which lies together on both sides.
+        ulong descriptors = driver.DescriptorArea.Value;
+        iotlb.Update(new IotlbRange(
+            IovaRange.Of(new Iova(descriptors), 1 << 20), ring.Descriptors, DmaAccess.ReadWrite));
+        Assert.AreEqual(1, successor.Dequeue(guest.Batch));
+        Assert.AreEqual(7, guest.Batch.Frames[0].Span[0]);
+    }
+
+    [TestMethod]
     public void Receive_buffers_left_by_a_dead_device_go_back_unused()
     {
         using var guest = new Guest();

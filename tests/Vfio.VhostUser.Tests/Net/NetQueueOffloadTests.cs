@@ -91,6 +91,25 @@ public sealed class NetQueueOffloadTests : IDisposable
         Assert.AreEqual(2, _call.Tries);
     }
 
+    // Who had the ring before may have ended between showing a buffer and the call for it.
+    [TestMethod]
+    public void A_ring_that_goes_on_begins_with_a_call()
+    {
+        (DriverQueue driver, VringConfiguration ring) = Make(1, default);
+        _call.HasRoom = true;
+        var first = TransmitQueue.Create(ring, new NetQueueCounters());
+        Assert.AreEqual(0, first.Dequeue(_batch));
+        Assert.AreEqual(0, first.Counters.Calls);
+        Post(driver, 0, 100, DeviceAccess.Read);
+        Assert.AreEqual(1, first.Dequeue(_batch));
+        _batch.Clear();
+        var second = TransmitQueue.Create(ring with { Position = first.Position }, new NetQueueCounters());
+        Assert.AreEqual(0, second.Dequeue(_batch));
+        Assert.AreEqual(1, second.Counters.Calls);
+        Assert.AreEqual(0, second.Dequeue(_batch));
+        Assert.AreEqual(1, second.Counters.Calls);
+    }
+
     private static PinnedBuffer Buffer(GuestMemoryRegion region, ulong offset, int length) =>
         new(new Iova(Guest.Value + offset), region.Host + offset, length);
 

@@ -241,6 +241,51 @@ public sealed class SessionTests
     }
 
     // Ring 0, of 512 entries: its IOVAs are what Peer says are its addresses; its two pages of descriptors are the other way round in memory.
+    // An update that contradicts takes something away as an invalidation does: who is told that it was done may give that memory away.
+    [TestMethod]
+    public void An_update_that_contradicts_is_acknowledged_after_a_grace_period()
+    {
+        using Peer peer = new Peer().Negotiate(ScatteredRing).ShareMemory();
+        IotlbMessage Update(ulong place, byte permissions) => new()
+        {
+            Iova = new Iova(0x5000_0000),
+            Size = Page,
+            UserAddress = Peer.User + place,
+            Permissions = permissions,
+            Type = IotlbMessageType.Update,
+        };
+        peer.Accepted(FrontendRequest.IotlbMsg, Update(0x20000, 3));
+        peer.Accepted(FrontendRequest.IotlbMsg, Update(0x20000, 3));
+        Assert.AreEqual(0, peer.Device.Waits);
+        peer.Accepted(FrontendRequest.IotlbMsg, Update(0x30000, 3));
+        Assert.AreEqual(1, peer.Device.Waits);
+        peer.Accepted(FrontendRequest.IotlbMsg, Update(0x30000, 1));
+        Assert.AreEqual(2, peer.Device.Waits);
+        peer.Accepted(FrontendRequest.IotlbMsg, Update(0, 0));
+        Assert.AreEqual(3, peer.Device.Waits);
+    }
+
+    [TestMethod]
+    public void A_front_end_that_knows_only_legacy_rings_is_told_of_in_the_log()
+    {
+        using Peer peer = new Peer().Negotiate(VirtioFeatures.RingEventIdx).ShareMemory();
+        peer.SetUpRing(0);
+        Assert.IsEmpty(peer.Device.Running);
+        Assert.Contains("VIRTIO_F_VERSION_1", string.Join('\n', peer.Log));
+    }
+
+    [TestMethod]
+    public void A_log_that_is_too_small_is_told_of_when_it_goes()
+    {
+        using Peer peer = new Peer().Negotiate(VirtioFeatures.Version1 | VhostFeatures.LogAll).ShareMemory();
+        using FileDescriptor file = MemoryFile.Create("log", Page);
+        peer.SetLog(Page, file);
+        peer.SetUpRing(0);
+        peer.Device.Running[0].Log!.Mark(Peer.Guest, 1);
+        peer.SetLog(Page, file);
+        Assert.Contains("too small for 1 writes", string.Join('\n', peer.Log));
+    }
+
     private static void MapScatteredRing(Peer peer)
     {
         foreach ((ulong iova, ulong place) in new (ulong, ulong)[] { (0, 0x21000), (0x1000, 0x20000), (0x4000, 0x24000), (0x8000, 0x28000) })
