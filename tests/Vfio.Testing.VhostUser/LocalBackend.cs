@@ -45,7 +45,7 @@ public sealed class LocalBackend : IDisposable
     public NetPort Port => _engine.Ports[0];
 
     /// <summary>Lines that were logged.</summary>
-    public System.Collections.ObjectModel.Collection<string> Log { get; } = [];
+    public System.Collections.Concurrent.ConcurrentQueue<string> Log { get; } = [];
 
     /// <summary>Waits until the session has ended by itself.</summary>
     /// <exception cref="TimeoutException">It goes on.</exception>
@@ -67,11 +67,5 @@ public sealed class LocalBackend : IDisposable
         Directory.Delete(_directory, recursive: true);
     }
 
-    private void Note(string line)
-    {
-        lock (Log)
-        {
-            Log.Add(line);
-        }
-    }
+    private void Note(string line) => Log.Enqueue(line);
 }

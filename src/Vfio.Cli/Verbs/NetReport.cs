@@ -41,7 +41,7 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
     /// <summary>Drops with their causes in words.</summary>
     public static (string Cause, long Count)[] Causes(DropInfo drops) =>
     [
-        ("the ring was disabled", drops.Disabled),
+        ("the ring was disabled, or the port only sends", drops.Disabled),
         ("too short or too long to be a frame", drops.Length),
         ("the header asks for what cannot be done", drops.Header),
         ("larger than the driver's buffers", drops.TooLarge),

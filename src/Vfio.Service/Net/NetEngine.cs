@@ -40,6 +40,8 @@ public sealed class NetEngine : IDisposable
 
     internal GracePeriod Grace { get; } = new();
 
+    internal TimeSpan Patience { get; init; } = StallTimeout;
+
     internal Action<string> Log { get; }
 
     /// <summary>Adds a port, which front-ends may connect to as soon as this returns.</summary>
@@ -150,7 +152,7 @@ public sealed class NetEngine : IDisposable
         port.Target = peer.Target = null;
         try
         {
-            Grace.Wait(StallTimeout);
+            Grace.Wait(Patience);
         }
         catch (TimeoutException)
         {

@@ -19,6 +19,9 @@ internal sealed class NetLane : IPollable, IDisposable
     private long _waitingSince;
     private bool _gaveUp;
 
+    // Of generated frames: for the buffers that the guest gave, which are then no reason to stay awake.
+    private bool _isTooLarge;
+
     /// <summary>Makes the lane.</summary>
     /// <param name="source">The port that frames come from, which says what is done with them and where they go.</param>
     /// <param name="pair">Which pair of queues, the same on both sides.</param>
@@ -57,7 +60,7 @@ internal sealed class NetLane : IPollable, IDisposable
         return (_mode != ForwardMode.TxOnly && _batch.Count != 0)
             | HasWorkWhileParked
             | MustStay(_source.Transmit(_pair))
-            | (_mode == ForwardMode.TxOnly && _source.Receive(_pair) is { Ring.Enabled: true } receive && MustStay(receive));
+            | (_mode == ForwardMode.TxOnly && _source.Receive(_pair) is { Ring.Enabled: true } receive && MustStay(receive) && !_isTooLarge);
     }
 
     /// <inheritdoc/>
@@ -104,10 +107,13 @@ internal sealed class NetLane : IPollable, IDisposable
             TestFrames.Fill(_batch, _frameSize);
         }
 
+        long before = receive.Counters.Frames;
         int taken = receive.Enqueue(_batch);
         _batch.Refill();
         Check(_source, receive);
-        return taken != 0;
+        bool any = receive.Counters.Frames != before;
+        _isTooLarge = taken != 0 && !any;
+        return any;
     }
 
     private bool Forward()

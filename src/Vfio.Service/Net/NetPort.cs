@@ -169,7 +169,7 @@ public sealed class NetPort : IVhostUserDevice
         Set(index, null);
         try
         {
-            _engine.Grace.Wait(NetEngine.StallTimeout);
+            _engine.Grace.Wait(_engine.Patience);
         }
         catch (TimeoutException)
         {
@@ -188,7 +188,7 @@ public sealed class NetPort : IVhostUserDevice
     }
 
     /// <inheritdoc/>
-    public void AwaitQuiescence() => _engine.Grace.Wait(NetEngine.StallTimeout);
+    public void AwaitQuiescence() => _engine.Grace.Wait(_engine.Patience);
 
     /// <inheritdoc/>
     public void KickRing(int index)
@@ -211,6 +211,9 @@ public sealed class NetPort : IVhostUserDevice
 
         return sum;
     }
+
+    /// <summary>A front-end comes, which knows nothing of what another said.</summary>
+    internal void BeginSession() => _mtu = _options.Mtu;
 
     /// <summary>Makes a lane for each pair of queues, and gives it to the poller that has the fewest.</summary>
     internal void MakeLanes(PinnedPool pool)

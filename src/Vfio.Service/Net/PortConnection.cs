@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Diagnostics.CodeAnalysis;
 using Vfio.Linux;
 using Vfio.VhostUser;
 using Vfio.Virtio;
@@ -38,12 +40,13 @@ internal sealed class PortConnection : IDisposable
     /// <summary>Sessions that were begun.</summary>
     public int Sessions { get; private set; }
 
-    /// <summary>Why it gave up, or null.</summary>
+    /// <summary>Why it meets no front-end, or null: it gave up, or waits for its poller.</summary>
     public string? Failure { get; private set; }
 
     /// <summary>What it is doing.</summary>
     public PortState State => Session is not null ? PortState.Connected
-        : _ended.Task.IsCompleted ? (Failure is null ? PortState.Ended : PortState.Failed)
+        : Failure is not null ? PortState.Failed
+        : _ended.Task.IsCompleted ? PortState.Ended
         : _options.IsClient ? PortState.Connecting : PortState.Listening;
 
     /// <summary>The session that runs now, or null.</summary>
@@ -91,9 +94,8 @@ internal sealed class PortConnection : IDisposable
                 again = ServeNext() && _options.Connection is null;
             }
         }
-        catch (Exception e) when (e is LinuxException or TimeoutException)
+        catch (LinuxException e)
         {
-            // A poller that is stuck may hold pointers into the guest's memory, which therefore stays: no other session for this port.
             Failure = e.Message;
             _log($"{_port.Name}: given up: {e.Message}");
         }
@@ -158,16 +160,17 @@ internal sealed class PortConnection : IDisposable
         }
     }
 
+    [SuppressMessage("Reliability", "CA2000:Dispose objects before losing scope", Justification = "End disposes it, as soon as that can be done")]
     private bool ServeNext()
     {
-        // Disposing throws where a poller is stuck, before any memory is unmapped.
-        using VhostUserSession? session = Meet(out bool isStarved);
+        VhostUserSession? session = Meet(out bool isStarved);
         if (session is null)
         {
             _stop.Wait(isStarved ? RetryInterval : TimeSpan.Zero);
             return isStarved;
         }
 
+        _port.BeginSession();
         lock (_change)
         {
             Volatile.Write(ref _session, session);
@@ -178,12 +181,17 @@ internal sealed class PortConnection : IDisposable
         }
 
         Sessions++;
+        long begun = Stopwatch.GetTimestamp();
         _log($"{_port.Name}: front-end connected");
         try
         {
             session.Run();
         }
-        catch (Exception e) when (e is not (LinuxException or TimeoutException))
+        catch (TimeoutException e)
+        {
+            _log($"{_port.Name}: session ended: {e.Message}");
+        }
+        catch (Exception e) when (e is not LinuxException)
         {
             // A fault of this program's that a front-end has found: the other ports are no less whole for it.
             _log($"{_port.Name}: a fault in this program has ended the session, please report it: {e}");
@@ -194,11 +202,46 @@ internal sealed class PortConnection : IDisposable
             {
                 Volatile.Write(ref _session, null);
             }
+
+            End(session);
         }
 
         _log($"{_port.Name}: front-end gone after {session.Messages} messages; features 0x{(ulong)session.Features:x}"
             + (session.Features.HasFlag(VirtioFeatures.AccessPlatform)
                 ? $"; VIRTIO_F_ACCESS_PLATFORM was negotiated: {session.Iotlb}" : string.Empty));
+        if (Stopwatch.GetElapsedTime(begun) < RetryInterval)
+        {
+            // One that comes and goes at once would fill the log, and keep this program busy.
+            _stop.Wait(RetryInterval);
+        }
+
         return true;
+    }
+
+    // A poller that is stuck may hold pointers into the guest's memory, which therefore stays, as do the rings: there is no other session
+    // for this port until the poller comes back.
+    private void End(VhostUserSession session)
+    {
+        // The front-end may be waiting for an answer that does not come.
+        session.Close();
+        do
+        {
+            try
+            {
+                session.Dispose();
+                Failure = null;
+                return;
+            }
+            catch (TimeoutException e)
+            {
+                if (Failure is null)
+                {
+                    _log($"{_port.Name}: waits for its poller: {e.Message}");
+                }
+
+                Failure = e.Message;
+            }
+        }
+        while (!_stop.Wait(RetryInterval));
     }
 }

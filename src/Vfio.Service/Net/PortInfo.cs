@@ -128,7 +128,7 @@ public sealed record TrafficInfo(long Frames, long Bytes, long Bursts, long Kick
 }
 
 /// <summary>Frames dropped, by cause.</summary>
-/// <param name="Disabled">The ring was disabled.</param>
+/// <param name="Disabled">The ring was disabled, or the port takes nothing (txonly).</param>
 /// <param name="Length">Too short or too long to be a frame.</param>
 /// <param name="Header">The header asks for what cannot be done.</param>
 /// <param name="TooLarge">Larger than the driver's buffers.</param>

@@ -303,13 +303,7 @@ public sealed class IotlbSessionTests : IDisposable
         }
     }
 
-    private bool Logged(string text)
-    {
-        lock (_backend.Log)
-        {
-            return _backend.Log.Any(l => l.Contains(text, StringComparison.Ordinal));
-        }
-    }
+    private bool Logged(string text) => _backend.Log.Any(l => l.Contains(text, StringComparison.Ordinal));
 
     // An update has no answer; a request behind it has.
     private void HearAll() => _guest.Frontend.Enable(0, true);

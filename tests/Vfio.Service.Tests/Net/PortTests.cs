@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Vfio.Linux;
 using Vfio.Testing.VhostUser;
+using Vfio.VhostUser;
 using Vfio.Virtio;
 
 namespace Vfio.Service.Tests;
@@ -288,6 +289,52 @@ public sealed class PortTests : IDisposable
     }
 
     [TestMethod]
+    public void Buffers_too_small_for_generated_frames_let_the_poller_sleep()
+    {
+        Add(Request("vm0") with { Forward = ForwardMode.TxOnly, FrameSize = 9000 });
+        Poller poller = _engine.Net.Ports[0].Pollers.Single();
+        using var guest = new PortGuest(Path("vm0"));
+        guest.Offer();
+        PortGuest.Until(() => Show("vm0").ToGuest.Drops.TooLarge != 0, "no frame was found too large");
+        PortGuest.Until(() => poller.IsParked, "the poller stays awake for buffers that hold none of its frames");
+    }
+
+    // It may still use the guest's memory, which therefore stays, and so do the rings; but not for good.
+    [TestMethod]
+    public void A_port_whose_poller_was_stuck_meets_front_ends_again_when_it_is_back()
+    {
+        using PinnedPool pool = PinnedPool.Create(new PinnedPoolOptions
+        {
+            Name = "frames",
+            Size = FrameBatch.Capacity * FrameBatch.BufferSize,
+            Backings = [MemoryBacking.Pages4KiB],
+            BufferSize = FrameBatch.BufferSize,
+        });
+        using var engine = new NetEngine(Note) { Patience = TimeSpan.FromMilliseconds(200) };
+        NetPort port = engine.Add(new NetPortOptions("vm0") { SocketPath = Path("vm0"), Mode = ForwardMode.Io }, pool);
+        Poller poller = port.Pollers.Single();
+        using var stuck = new StuckWork();
+        using (var guest = new PortGuest(Path("vm0")))
+        {
+            Assert.IsTrue(guest.RoundTrip(1));
+            poller.Add(stuck);
+            poller.Wake();
+            stuck.Entered.Wait();
+        }
+
+        PortGuest.Until(() => port.State == PortState.Failed, "nobody noticed that the poller is stuck");
+        StringAssert.Contains(port.Failure, "has been in one batch", StringComparison.Ordinal);
+        stuck.Leave.Set();
+        PortGuest.Until(() => port.State == PortState.Listening, "the port does not come back");
+        Assert.IsNull(port.Failure);
+        poller.Remove(stuck);
+        using (var guest = new PortGuest(Path("vm0")))
+        {
+            Assert.IsTrue(guest.RoundTrip(2));
+        }
+    }
+
+    [TestMethod]
     public void Kicks_that_wake_a_poller_are_counted_on_their_ring()
     {
         Add(Request("vm0"));
@@ -432,6 +479,37 @@ public sealed class PortTests : IDisposable
         lock (_log)
         {
             return [.. _log];
+        }
+    }
+
+    /// <summary>Work that does not end before it may.</summary>
+    private sealed class StuckWork : IPollable, IDisposable
+    {
+        public ManualResetEventSlim Entered { get; } = new();
+
+        public ManualResetEventSlim Leave { get; } = new();
+
+        public bool HasWorkWhileParked => false;
+
+        public bool PollOnce()
+        {
+            Entered.Set();
+            Leave.Wait();
+            return false;
+        }
+
+        public bool WorkWhileParked() => false;
+
+        public bool EnableNotifications() => false;
+
+        public void DisableNotifications()
+        {
+        }
+
+        public void Dispose()
+        {
+            Leave.Set();
+            Entered.Dispose();
         }
     }
 }
