@@ -63,9 +63,11 @@ public static class PinPlanner
         iova = default;
         ulong first = host.First.Value;
         ulong last = host.Last.Value;
-        return IsInWholePages(host) && GivesAccess(access)
+        return CanBePinned(host, access)
             && TryAllocate(first, last - first + 1, LargestPage(first, last, backing.PageSize(), pageSizes), allocator, out iova);
     }
+
+    internal static bool CanBePinned(HostRange host, DmaAccess access) => IsInWholePages(host) && GivesAccess(access);
 
     internal static PinProblem EntriesShort(ulong need, ulong have) => new(
         "dma_entry_limit", "VFIO_IOMMU_MAP_DMA", Errno.ENOSPC, need, have, "entries",

@@ -150,15 +150,9 @@ public sealed class Pinner
     public RegisteredMemory Register(PinRange range, PinOptions? options = null)
     {
         options ??= PinOptions.Default;
-        if (options.Populate)
-        {
-            Populate([range], options);
-        }
-
-        lock (Lock)
-        {
-            return RegisterStraight(range, options);
-        }
+        return options.Populate
+            ? TryReferenceLocked(range, options) ?? RegisterPopulated(range, options)
+            : RegisterLocked(range, options);
     }
 
     /// <summary>Pins one page: the straight way, with no plan and no allocation. A page that is pinned gets a reference.</summary>
@@ -344,13 +338,56 @@ public sealed class Pinner
             || !_live.IsFree(host, out LiveMappings.Place place)
             || !PinPlanner.TryAllocate(host, range.Access, range.Backing, _iommu.PageSizes, _allocator, out Iova iova))
         {
-            return RegisterByPlan(range, options);
+            return TryReference(range, options) ?? RegisterByPlan(range, options);
         }
 
         // Before the kernel's call, as everything that needs memory.
         var registered = new RegisteredMemory(this, host, iova, range.Access);
         Errno answer = TryMap(host.First, iova, host.Length, range.Access, place);
         return answer == Errno.None ? registered : RegisterRefused(range, options, iova, answer);
+    }
+
+    private RegisteredMemory RegisterPopulated(in PinRange range, PinOptions options)
+    {
+        Populate([range], options);
+        return RegisterLocked(range, options);
+    }
+
+    private RegisteredMemory RegisterLocked(in PinRange range, PinOptions options)
+    {
+        lock (Lock)
+        {
+            return RegisterStraight(range, options);
+        }
+    }
+
+    private RegisteredMemory? TryReferenceLocked(in PinRange range, PinOptions options)
+    {
+        lock (Lock)
+        {
+            return TryReference(range, options);
+        }
+    }
+
+    // Of a range that lies in one mapping that allows what is asked: no call.
+    private RegisteredMemory? TryReference(in PinRange range, PinOptions options)
+    {
+        HostRange host = range.Host;
+        if (options.Grain != 0 || options.At is not null || !PinPlanner.CanBePinned(host, range.Access)
+            || !_live.TryFind(host.First, out LiveMappings.Place place))
+        {
+            return null;
+        }
+
+        ref LiveMapping mapping = ref _live[place];
+        if (host.Last > mapping.HostLast || (mapping.Access & range.Access) != range.Access)
+        {
+            return null;
+        }
+
+        var registered = new RegisteredMemory(this, [mapping.Mapping], []);
+        mapping.References++;
+        return registered;
     }
 
     // Apart, as what follows it, so that the straight way is compiled in one piece.

@@ -530,6 +530,83 @@ public sealed class PinnerTests(TestContext context)
         }
     }
 
+    [TestMethod]
+    [DataRow(true)]
+    [DataRow(false)]
+    public void Pinning_what_is_pinned_makes_no_call(bool populate)
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(8);
+        var options = new PinOptions { Populate = populate };
+        using (RegisteredMemory whole = rig.Pinner.Register(PinRig.ReadWrite(memory), options))
+        {
+            int calls = rig.Kernel.FailableCalls;
+            RegisteredMemory same = rig.Pinner.Register(PinRig.ReadWrite(memory), options);
+            RegisteredMemory part = rig.Pinner.Register(
+                new PinRange(HostRange.Of(memory.First + (2 * Page), 3 * Page), DmaAccess.Read), options);
+            Assert.AreEqual(whole.Mappings[0], same.Mappings.Single());
+            Assert.IsTrue(part.TryTranslate(memory.First + (3 * Page), out Iova iova, out ulong contiguous));
+            Assert.AreEqual((whole.Mappings[0].Iova.First + (3 * Page), 5 * Page), (iova, contiguous));
+            part.Dispose();
+            same.Dispose();
+            Assert.AreEqual(calls, rig.Kernel.FailableCalls);
+            Assert.AreEqual(8ul, rig.Kernel.LockedPages);
+        }
+
+        rig.AssertNothingPinned();
+    }
+
+    // One page is bad from the start, so that the run is halved; then one more call fails, with an errno that may be the page's, or is not.
+    [TestMethod]
+    [DataRow(PinPolicy.AllOrNothing, Errno.EFAULT)]
+    [DataRow(PinPolicy.AllOrNothing, Errno.ENOMEM)]
+    [DataRow(PinPolicy.AllOrNothing, Errno.ENOSPC)]
+    [DataRow(PinPolicy.BestEffort, Errno.EFAULT)]
+    [DataRow(PinPolicy.BestEffort, Errno.ENOMEM)]
+    [DataRow(PinPolicy.BestEffort, Errno.ENOSPC)]
+    [DataRow(PinPolicy.BestEffort, Errno.ENODEV)]
+    public void Each_call_failing_while_a_run_is_halved_leaves_nothing_behind(PinPolicy policy, Errno errno)
+    {
+        for (int n = 1; ; n++)
+        {
+            using var rig = new PinRig();
+            HostRange memory = rig.Memory(16);
+            rig.Kernel.FailMapsTouching(memory.First + (5 * Page));
+            int before = rig.Kernel.FailableCalls;
+            rig.Kernel.FailAt(n, errno);
+            RegisteredMemory? registered = null;
+            try
+            {
+                registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], new PinOptions { Policy = policy });
+                Assert.AreEqual(PinPolicy.BestEffort, policy, $"call {n}");
+                ulong pinned = registered.Mappings.Aggregate(0ul, (sum, m) => sum + m.Host.Length);
+                Assert.AreEqual(rig.Kernel.LockedPages * Page, pinned, $"call {n}");
+                Assert.AreEqual(memory.Length, registered.Failures.Aggregate(pinned, (sum, f) => sum + f.Host.Length), $"call {n}");
+                registered.Dispose();
+            }
+            catch (LinuxException e)
+            {
+                Assert.StartsWith("VFIO_", e.Message);
+            }
+
+            bool reached = rig.Kernel.FailableCalls - before >= n;
+            rig.Kernel.FailNothing();
+            registered?.Dispose();
+            // What could not be unmapped while everything was undone stays mapped, and known.
+            while (rig.Pinner.Mappings() is [var left, ..])
+            {
+                rig.Pinner.ReleasePage(left.Host.First);
+            }
+
+            rig.AssertNothingPinned();
+            if (!reached)
+            {
+                Assert.IsGreaterThan(10, n);
+                return;
+            }
+        }
+    }
+
     private List<RegisteredMemory> Left { get; } = [];
 
     private void Work(PinRig rig)
