@@ -91,6 +91,6 @@ internal static class MachineFindings
                 Subject,
                 FindingStatus.Failure,
                 "off: the kernel refuses devices (EPERM at VFIO_SET_IOMMU)",
-                Cure + ", or accept that a device can forge interrupts: modprobe vfio_iommu_type1 allow_unsafe_interrupts=1");
+                Cure + ", or accept that a device can forge interrupts: echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
     }
 }

@@ -62,7 +62,7 @@ internal static class VfioFindings
                     "dma_entry_limit",
                     FindingStatus.Warning,
                     $"{limit} mappings a container, fewer than the usual {UsualEntries}",
-                    $"modprobe -r vfio_iommu_type1; modprobe vfio_iommu_type1 dma_entry_limit={UsualEntries}")
+                    $"echo {UsualEntries} > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit, before containers are opened")
                 : new Finding("dma_entry_limit", FindingStatus.Ok, $"{limit} mappings a container", null);
     }
 
