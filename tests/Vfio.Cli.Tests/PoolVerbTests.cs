@@ -143,6 +143,35 @@ public sealed class PoolVerbTests
     }
 
     [TestMethod]
+    public void An_export_follows_the_one_that_is_named_or_is_refused_and_loses_no_mark()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        string first = rig.RunJson("dirty", "export", "demo", "--base", "--out", rig.PathOf("base")).GetProperty("id").GetString()!;
+        WriteInto(rig, "demo", "one page of the pool");
+        JsonElement range = rig.RunJson("dirty", "show", "demo").GetProperty("ranges").EnumerateArray().Single();
+        Assert.AreEqual(4096, range.GetProperty("length").GetInt32());
+        string other = rig.RunFailing("dirty", "export", "demo", "--since", Guid.NewGuid().ToString(), "--out", rig.PathOf("other"));
+        Assert.Contains($"the pool's record counts from export {first}", other);
+        Assert.IsFalse(File.Exists(rig.PathOf("other")));
+        JsonElement changes = rig.RunJson("dirty", "export", "demo", "--since", first, "--out", rig.PathOf("changes"));
+        Assert.AreEqual(first, changes.GetProperty("follows").GetString());
+        Assert.AreEqual(4096, changes.GetProperty("dataBytes").GetInt32());
+        Assert.IsEmpty(rig.RunJson("dirty", "show", "demo").GetProperty("ranges").EnumerateArray());
+    }
+
+    [TestMethod]
+    public void A_pool_shrinks_by_the_grain_that_it_was_made_with()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson("pool", "create", "cut", "--size", "4MiB", "--page-size", "4KiB", "--grain", "1MiB", "--device", CliRig.Device);
+        Assert.Contains("shrink by 1 MiB", rig.RunFailing("pool", "shrink", "cut", "--by", "4KiB"));
+        rig.RunJson("pool", "shrink", "cut", "--by", "1MiB");
+        rig.RunJson("pool", "shrink", "cut", "--by", "2MiB");
+        rig.RunJson("pool", "destroy", "cut");
+    }
+
+    [TestMethod]
     public void A_stream_is_refused_for_an_export_with_the_reason_and_nothing_changes()
     {
         using CliRig rig = new CliRig().WithDaemon();

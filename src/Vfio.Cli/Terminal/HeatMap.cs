@@ -23,9 +23,7 @@ internal static class HeatMap
             var line = new StringBuilder();
             foreach (double share in shares.AsSpan(row * Columns, Math.Min(Columns, cells - (row * Columns))))
             {
-                // A cell with a single dirty page is never drawn as clean.
-                int level = share <= 0 ? 0 : 1 + (int)Math.Min(Colors.Length - 2, share * (Colors.Length - 1));
-                line.Append('[').Append(Colors[level]).Append("]■[/]");
+                line.Append('[').Append(Colors[Level(share)]).Append("]■[/]");
             }
 
             view.Markup(line.ToString());
@@ -33,6 +31,9 @@ internal static class HeatMap
 
         view.Line($"each square is {SizeText.Of(cellBytes)}; grey is clean, red is all dirty");
     }
+
+    /// <summary>The colour of a share: the first is that of no page at all, and only of that; the last that of all.</summary>
+    internal static int Level(double share) => share <= 0 ? 0 : 1 + (int)(share * (Colors.Length - 2));
 
     /// <summary>The dirty share of each cell.</summary>
     internal static double[] Shares(DirtyInfo dirty, int mostCells, out ulong cellBytes)
