@@ -236,8 +236,7 @@ public sealed class PinnedPool : IDisposable
 
     /// <summary>Unpins the pool and gives its memory back to the system.</summary>
     /// <exception cref="LinuxException">Buffers or pieces are lent out, or memory of the pool is pinned by others too (EBUSY), or the kernel's
-    /// dirty tracking could not be stopped: it is as it was, but that tracking may have stopped. Or unmapping failed: what is left can be
-    /// destroyed again later.</exception>
+    /// dirty tracking could not be stopped: nothing changed. Or unmapping failed: what is left can be destroyed again later.</exception>
     public void Destroy()
     {
         lock (_change)
@@ -248,7 +247,8 @@ public sealed class PinnedPool : IDisposable
             }
 
             CheckReferences(0, "pool destroy");
-            // Before anything is out of service: it may fail, and then nothing has changed.
+            // What it knows is lost then, so not for a pool that is going to stay; and before anything is out of service, as it may fail.
+            _lender.DemandFree(0, "pool destroy");
             Dirty?.StopKernel();
             _lender.Withdraw(0, "pool destroy");
             while (_lender.Segments is [.., var last])

@@ -127,6 +127,18 @@ internal sealed class PoolLender(string name, int bufferSize, bool isChecked)
         }
     }
 
+    /// <summary>Throws when any of the end of the pool is lent out.</summary>
+    /// <param name="keep">Bytes that do not matter.</param>
+    /// <param name="call">What is being done, for the message.</param>
+    public void DemandFree(ulong keep, string call)
+    {
+        lock (_lock)
+        {
+            Reclaim();
+            ThrowIfUsed(UseOf(keep), call);
+        }
+    }
+
     /// <summary>Takes the end of the pool out of service. Throws, and changes nothing, when any of it is lent out.</summary>
     /// <param name="keep">Bytes that stay.</param>
     /// <param name="call">What is being done, for the message.</param>

@@ -122,6 +122,11 @@ public sealed class KernelTrackingTests
         pool.Dirty!.StartKernel();
         rig.Kernel.FailAt(1, Errno.ENOMEM, DirtyPages);
         Assert.ThrowsExactly<LinuxException>(pool.Destroy);
-        pool.Return(pool.Rent());
+        PinnedBuffer rented = pool.Rent();
+        // One in use keeps its tracking, too.
+        Assert.AreEqual(Errno.EBUSY, Assert.ThrowsExactly<LinuxException>(pool.Destroy).Errno);
+        Assert.IsTrue(pool.Dirty.KernelIsTracking);
+        Assert.AreEqual(DirtyPrecision.Superset, pool.Dirty.Harvest(DirtySources.Kernel).Precision);
+        pool.Return(rented);
     }
 }
