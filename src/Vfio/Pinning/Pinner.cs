@@ -150,9 +150,16 @@ public sealed class Pinner
     public RegisteredMemory Register(PinRange range, PinOptions? options = null)
     {
         options ??= PinOptions.Default;
-        return options.Populate
-            ? TryReferenceLocked(range, options) ?? RegisterPopulated(range, options)
-            : RegisterLocked(range, options);
+        // Pages that are pinned exist.
+        if (options.Populate && !IsPinned(range, options))
+        {
+            Populate([range], options);
+        }
+
+        lock (Lock)
+        {
+            return RegisterStraight(range, options);
+        }
     }
 
     /// <summary>Pins one page: the straight way, with no plan and no allocation. A page that is pinned gets a reference.</summary>
@@ -338,7 +345,7 @@ public sealed class Pinner
             || !_live.IsFree(host, out LiveMappings.Place place)
             || !PinPlanner.TryAllocate(host, range.Access, range.Backing, _iommu.PageSizes, _allocator, out Iova iova))
         {
-            return TryReference(range, options) ?? RegisterByPlan(range, options);
+            return TryFindPinned(range, options, out LiveMappings.Place pinned) ? Reference(pinned) : RegisterByPlan(range, options);
         }
 
         // Before the kernel's call, as everything that needs memory.
@@ -347,44 +354,29 @@ public sealed class Pinner
         return answer == Errno.None ? registered : RegisterRefused(range, options, iova, answer);
     }
 
-    private RegisteredMemory RegisterPopulated(in PinRange range, PinOptions options)
-    {
-        Populate([range], options);
-        return RegisterLocked(range, options);
-    }
-
-    private RegisteredMemory RegisterLocked(in PinRange range, PinOptions options)
+    private bool IsPinned(in PinRange range, PinOptions options)
     {
         lock (Lock)
         {
-            return RegisterStraight(range, options);
+            return TryFindPinned(range, options, out _);
         }
     }
 
-    private RegisteredMemory? TryReferenceLocked(in PinRange range, PinOptions options)
+    // One mapping that holds all of the range and allows what is asked, where that is all that is asked.
+    private bool TryFindPinned(in PinRange range, PinOptions options, out LiveMappings.Place place)
     {
-        lock (Lock)
-        {
-            return TryReference(range, options);
-        }
+        place = default;
+        return options.Grain == 0 && options.At is null
+            && PinPlanner.CanBePinned(range.Host, range.Access)
+            && _live.TryFind(range.Host.First, out place)
+            && _live[place].HostLast >= range.Host.Last
+            && (_live[place].Access & range.Access) == range.Access;
     }
 
-    // Of a range that lies in one mapping that allows what is asked: no call.
-    private RegisteredMemory? TryReference(in PinRange range, PinOptions options)
+    // A reference more: no call.
+    private RegisteredMemory Reference(LiveMappings.Place place)
     {
-        HostRange host = range.Host;
-        if (options.Grain != 0 || options.At is not null || !PinPlanner.CanBePinned(host, range.Access)
-            || !_live.TryFind(host.First, out LiveMappings.Place place))
-        {
-            return null;
-        }
-
         ref LiveMapping mapping = ref _live[place];
-        if (host.Last > mapping.HostLast || (mapping.Access & range.Access) != range.Access)
-        {
-            return null;
-        }
-
         var registered = new RegisteredMemory(this, [mapping.Mapping], []);
         mapping.References++;
         return registered;
