@@ -40,6 +40,7 @@ public sealed class NetEngine : IDisposable
 
     internal GracePeriod Grace { get; } = new();
 
+    /// <summary>How long its ports wait for a poller; tests wait less.</summary>
     internal TimeSpan Patience { get; init; } = StallTimeout;
 
     internal Action<string> Log { get; }

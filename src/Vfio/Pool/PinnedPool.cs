@@ -331,9 +331,12 @@ public sealed class PinnedPool : IDisposable
             : cut.Mappings.Any(m => m.Host.Last - cut.Address + 1 == stay);
         if (!whole || stay % cut.Backing.PageSize() != 0)
         {
+            // A pool of one map has no place where it can be cut.
+            ulong last = LastCut(keep);
+            string by = last == 0 ? string.Empty : $"shrink by {ByteSize.Text(Length - last)}, ";
             throw new LinuxException("pool shrink", Errno.EINVAL, $"{Name}: to {ByteSize.Text(keep)}",
                 "the cut would go through a map or a page, which can only be freed whole",
-                $"shrink by {ByteSize.Text(Length - LastCut(keep))} or by whole segments (vfiopin pool show lists them), or make the pool with --grain");
+                $"{by}shrink by whole segments (vfiopin pool show lists them), or make the pool with --grain");
         }
     }
 

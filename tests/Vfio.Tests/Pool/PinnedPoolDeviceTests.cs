@@ -70,6 +70,11 @@ public sealed class PinnedPoolDeviceTests
                 pool.Shrink(last);
                 Assert.AreEqual(size - last, pool.Length);
             }
+            else
+            {
+                // Nothing that would be refused is advised.
+                Assert.DoesNotContain("shrink by 3 MiB", Assert.ThrowsExactly<LinuxException>(() => pool.Shrink(4096)).Message);
+            }
         }
 
         rig.AssertNothingPinned();
