@@ -56,7 +56,8 @@ public sealed class DeviceIotlb
             lock (_changing)
             {
                 var counters = new IotlbCounters(
-                    Snapshot.Count, Questions.Pending, _hits, _misses, _accessFailures, _updates, _merged, _evicted, _invalidated);
+                    Snapshot.Count, Questions.Pending, _hits, _misses, _accessFailures, _updates, _merged, _evicted, _invalidated,
+                    Questions.Unreported);
                 foreach (IotlbView view in _views)
                 {
                     counters = view.AddTo(counters);

@@ -10,6 +10,7 @@ namespace Vfio.VhostUser;
 /// <param name="Merged">Times that a range was joined with its neighbour.</param>
 /// <param name="Evicted">Ranges thrown out to stay within the capacity.</param>
 /// <param name="Invalidated">Ranges that an invalidation removed or cut.</param>
+/// <param name="Unreported">Access failures that the front-end was not told of: it took so many others not in.</param>
 public readonly record struct IotlbCounters(
     long Entries,
     long Pending,
@@ -19,4 +20,5 @@ public readonly record struct IotlbCounters(
     long Updates,
     long Merged,
     long Evicted,
-    long Invalidated);
+    long Invalidated,
+    long Unreported);

@@ -3,7 +3,8 @@ using System.Diagnostics;
 namespace Vfio.VhostUser;
 
 /// <summary>What was asked of the front-end: misses until they are answered, refusals until they are forgiven. Each is sent once,
-/// whichever queue needs it.</summary>
+/// whichever queue needs it. A miss that could not be sent is dropped, as the queue comes back for it; a refusal is kept, as the queue
+/// that made it stands still.</summary>
 /// <remarks>Thread-safe. Nothing is sent from in here: the caller sends, without any lock of the IOTLB.</remarks>
 public sealed class IotlbQuestions
 {
@@ -12,12 +13,12 @@ public sealed class IotlbQuestions
 
     private readonly Lock _asking = new();
     private readonly Dictionary<IotlbQuestion, Asked> _asked = [];
+    private readonly IotlbRefusals _refusals = new();
     private readonly DeviceIotlb _iotlb;
     private readonly long _timeout;
     private readonly long _patience;
     private long _serial;
     private long _answered;
-    private int _refusals;
     private int _insidePages;
 
     /// <summary>Nothing asked.</summary>
@@ -44,14 +45,39 @@ public sealed class IotlbQuestions
         {
             lock (_asking)
             {
-                return _asked.Count - _refusals;
+                return _asked.Count;
+            }
+        }
+    }
+
+    /// <summary>Refusals that nobody was told of, since too many others could not be sent.</summary>
+    public long Unreported
+    {
+        get
+        {
+            lock (_asking)
+            {
+                return _refusals.Unreported;
+            }
+        }
+    }
+
+    /// <summary>Whether a refusal could not be sent so far: the next <see cref="Pick"/> gives it.</summary>
+    public bool HasUnsent
+    {
+        get
+        {
+            lock (_asking)
+            {
+                return _refusals.HasUnsent;
             }
         }
     }
 
     /// <summary>Picks what is to be sent now: what is not answered by now, and not asked already or asked too long ago.</summary>
     /// <param name="wanted">What a burst needs; may hold the same more than once.</param>
-    /// <param name="send">Filled from the front; at least as long as <paramref name="wanted"/>.</param>
+    /// <param name="send">Filled from the front; at least as long as <paramref name="wanted"/>. Room beyond that is for refusals that could
+    /// not be sent before.</param>
     /// <returns>How many to send. They count as asked; give back with <see cref="Drop"/> what could not be sent.</returns>
     public int Pick(ReadOnlySpan<IotlbQuestion> wanted, Span<IotlbQuestion> send)
     {
@@ -69,32 +95,17 @@ public sealed class IotlbQuestions
                     continue;
                 }
 
-                if (_asked.TryGetValue(question, out Asked asked))
+                if (question.IsRefusal ? _refusals.Note(question) : MayAsk(question, now))
                 {
-                    if (question.IsRefusal || now - asked.When < (asked.Serial < _answered ? _timeout : _patience))
-                    {
-                        continue;
-                    }
+                    send[count++] = question;
                 }
-                else if (_asked.Count >= MaxPending)
-                {
-                    continue;
-                }
-                else
-                {
-                    _refusals += question.IsRefusal ? 1 : 0;
-                    _insidePages += IsInsidePage(question) ? 1 : 0;
-                }
-
-                _asked[question] = new Asked(now, _serial++);
-                send[count++] = question;
             }
-        }
 
-        return count;
+            return count + _refusals.TakeUnsent(send[count..]);
+        }
     }
 
-    /// <summary>Takes back what could not be sent, so that it is asked again.</summary>
+    /// <summary>Takes back what could not be sent, so that it is asked again, or reported at the next chance.</summary>
     /// <param name="unsent">What <see cref="Pick"/> gave.</param>
     public void Drop(ReadOnlySpan<IotlbQuestion> unsent)
     {
@@ -102,7 +113,14 @@ public sealed class IotlbQuestions
         {
             foreach (IotlbQuestion question in unsent)
             {
-                Remove(question);
+                if (question.IsRefusal)
+                {
+                    _refusals.GiveBack(question);
+                }
+                else
+                {
+                    Remove(question);
+                }
             }
         }
     }
@@ -113,7 +131,7 @@ public sealed class IotlbQuestions
         lock (_asking)
         {
             _asked.Clear();
-            _refusals = 0;
+            _refusals.Clear();
             _insidePages = 0;
         }
     }
@@ -126,21 +144,21 @@ public sealed class IotlbQuestions
 
     private void Forget(IovaRange range, bool misses)
     {
+        ulong first = range.First.Value / IotlbQuestion.PageSize;
+        ulong pages = (range.Last.Value / IotlbQuestion.PageSize) - first + 1;
         lock (_asking)
         {
-            if (_asked.Count == 0 || (!misses && _refusals == 0))
+            _refusals.Forgive(first, pages);
+            if (!misses || _asked.Count == 0)
             {
                 return;
             }
 
-            ulong first = range.First.Value / IotlbQuestion.PageSize;
-            ulong pages = (range.Last.Value / IotlbQuestion.PageSize) - first + 1;
             if (pages > (ulong)_asked.Count || _insidePages != 0)
             {
                 foreach (IotlbQuestion question in _asked.Keys)
                 {
-                    ulong page = question.Address.Value / IotlbQuestion.PageSize;
-                    if (page >= first && page - first < pages && (misses || question.IsRefusal))
+                    if (unchecked((question.Address.Value / IotlbQuestion.PageSize) - first) < pages)
                     {
                         Answer(question);
                     }
@@ -155,11 +173,7 @@ public sealed class IotlbQuestions
                 // ReadWrite: a packed ring's descriptors.
                 for (DmaAccess access = DmaAccess.Read; access <= DmaAccess.ReadWrite; access++)
                 {
-                    Answer(new IotlbQuestion(page, access, true));
-                    if (misses)
-                    {
-                        Answer(new IotlbQuestion(page, access, false));
-                    }
+                    Answer(new IotlbQuestion(page, access, false));
                 }
             }
         }
@@ -167,19 +181,39 @@ public sealed class IotlbQuestions
 
     private void Answer(IotlbQuestion question)
     {
-        if (!question.IsRefusal && _asked.TryGetValue(question, out Asked asked))
+        if (_asked.TryGetValue(question, out Asked asked))
         {
             _answered = Math.Max(_answered, asked.Serial);
+            Remove(question);
+        }
+    }
+
+    private bool MayAsk(IotlbQuestion question, long now)
+    {
+        if (_asked.TryGetValue(question, out Asked asked))
+        {
+            if (now - asked.When < (asked.Serial < _answered ? _timeout : _patience))
+            {
+                return false;
+            }
+        }
+        else if (_asked.Count >= MaxPending)
+        {
+            return false;
+        }
+        else
+        {
+            _insidePages += IsInsidePage(question) ? 1 : 0;
         }
 
-        Remove(question);
+        _asked[question] = new Asked(now, _serial++);
+        return true;
     }
 
     private void Remove(IotlbQuestion question)
     {
         if (_asked.Remove(question))
         {
-            _refusals -= question.IsRefusal ? 1 : 0;
             _insidePages -= IsInsidePage(question) ? 1 : 0;
         }
     }

@@ -6,6 +6,9 @@ namespace Vfio.VhostUser;
 /// <remarks>The session's thread applies messages; pollers ask through the views.</remarks>
 internal sealed class SessionIotlb(IVhostUserDevice device)
 {
+    // Questions that one message to the socket holds.
+    private const int AtOnce = 64;
+
     private static readonly IovaRange Everything = new(new Iova(0), new Iova(ulong.MaxValue));
 
     public DeviceIotlb Table { get; } = new(device.IotlbCapacity);
@@ -101,10 +104,19 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
             }
         }
 
-        var picked = new IotlbQuestion[questions.Count];
+        var picked = new IotlbQuestion[questions.Count + AtOnce];
         int count = Table.Questions.Pick(CollectionsMarshal.AsSpan(questions), picked);
         int sent = Send(picked.AsSpan(0, count));
         Table.Questions.Drop(picked.AsSpan(sent, count - sent));
+    }
+
+    /// <summary>Sends refusals that there was no room for before. The poller that met one does not come back to it.</summary>
+    public void SendLeft()
+    {
+        if (Channel is not null && Table.Questions.HasUnsent)
+        {
+            Ask([], DmaAccess.None);
+        }
     }
 
     // The first address that is in no region; regions end before the address space does.
@@ -131,7 +143,6 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
     // On a poller's thread.
     private int Send(ReadOnlySpan<IotlbQuestion> questions)
     {
-        const int AtOnce = 64;
         BackendChannel? channel = Channel;
         if (channel is null)
         {

@@ -157,6 +157,7 @@ public sealed class VhostUserSession : IDisposable
 
         Settle();
         _rings.RestartWaiting();
+        _iotlb.SendLeft();
         return true;
     }
 

@@ -146,6 +146,60 @@ public sealed class IotlbQuestionTests
     }
 
     [TestMethod]
+    public void A_refusal_that_could_not_be_sent_is_sent_with_the_next_question_and_once()
+    {
+        var iotlb = new DeviceIotlb();
+        int room = 0;
+        int Bounded(ReadOnlySpan<IotlbQuestion> questions) => Send(questions[..Math.Min(room, questions.Length)]);
+        using var broken = new IotlbView(iotlb, Bounded);
+        using var other = new IotlbView(iotlb, Bounded);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x4000), new HostAddress(0x5000), DmaAccess.Read));
+        Refuse(broken);
+        Assert.IsEmpty(_sent);
+        Assert.IsTrue(iotlb.Questions.HasUnsent);
+        room = 9;
+        Miss(other, 0x9000);
+        CollectionAssert.AreEqual(new[] { Miss(0x9000), new IotlbQuestion(new Iova(0x2000), DmaAccess.Write, true) }, _sent);
+        Assert.IsFalse(iotlb.Questions.HasUnsent);
+        Refuse(broken);
+        Miss(other, 0xa000);
+        Assert.HasCount(3, _sent);
+    }
+
+    [TestMethod]
+    public void A_refusal_that_was_not_sent_is_forgotten_when_its_range_is_told_anew()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb, questions => 0);
+        var readable = new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x4000), new HostAddress(0x5000), DmaAccess.Read);
+        iotlb.Update(readable);
+        Refuse(view);
+        iotlb.Update(readable with { Access = DmaAccess.ReadWrite });
+        Assert.IsFalse(iotlb.Questions.HasUnsent);
+        Assert.AreEqual(0, iotlb.Questions.Pick([], new IotlbQuestion[9]));
+    }
+
+    [TestMethod]
+    public void Refusals_are_bounded_and_take_no_room_from_misses()
+    {
+        var iotlb = new DeviceIotlb();
+        var send = new IotlbQuestion[IotlbRefusals.Most + 9];
+        IotlbQuestion[] refusals = [.. Enumerable.Range(0, IotlbRefusals.Most + 5)
+            .Select(i => new IotlbQuestion(new Iova((ulong)i * 0x1000), DmaAccess.Read, true))];
+        // All can be sent: more than are remembered are told all the same.
+        Assert.AreEqual(refusals.Length, iotlb.Questions.Pick(refusals, send));
+        Assert.AreEqual(0, iotlb.Counters.Unreported);
+        iotlb.Clear();
+        // None can be sent: those that there is no room for are counted.
+        int picked = iotlb.Questions.Pick(refusals.AsSpan(0, IotlbRefusals.Most), send);
+        iotlb.Questions.Drop(send.AsSpan(0, picked));
+        Assert.AreEqual(0, iotlb.Questions.Pick(refusals.AsSpan(IotlbRefusals.Most), send.AsSpan(0, 0)));
+        Assert.AreEqual(5, iotlb.Counters.Unreported);
+        Assert.AreEqual(1, iotlb.Questions.Pick([Miss(0x1000)], send.AsSpan(0, 1)));
+        Assert.AreEqual(IotlbRefusals.Most, iotlb.Questions.Pick([], send));
+    }
+
+    [TestMethod]
     public void What_follows_a_known_part_of_a_page_is_asked_by_its_own_address()
     {
         var iotlb = new DeviceIotlb();
