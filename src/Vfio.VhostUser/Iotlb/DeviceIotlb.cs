@@ -57,7 +57,7 @@ public sealed class DeviceIotlb
             {
                 var counters = new IotlbCounters(
                     Snapshot.Count, Questions.Pending, _hits, _misses, _accessFailures, _updates, _merged, _evicted, _invalidated,
-                    Questions.Unreported);
+                    Questions.TimedOut, Questions.Unasked, Questions.Unreported);
                 foreach (IotlbView view in _views)
                 {
                     counters = view.AddTo(counters);

@@ -10,6 +10,8 @@ namespace Vfio.VhostUser;
 /// <param name="Merged">Times that a range was joined with its neighbour.</param>
 /// <param name="Evicted">Ranges thrown out to stay within the capacity.</param>
 /// <param name="Invalidated">Ranges that an invalidation removed or cut.</param>
+/// <param name="TimedOut">Misses that the front-end did not answer in time; a queue that still needs the page asks again.</param>
+/// <param name="Unasked">Misses that were not asked for, since so many others waited; the queue asks again.</param>
 /// <param name="Unreported">Access failures that the front-end was not told of: it took so many others not in.</param>
 public readonly record struct IotlbCounters(
     long Entries,
@@ -21,4 +23,6 @@ public readonly record struct IotlbCounters(
     long Merged,
     long Evicted,
     long Invalidated,
+    long TimedOut,
+    long Unasked,
     long Unreported);

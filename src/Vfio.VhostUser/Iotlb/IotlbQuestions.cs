@@ -8,8 +8,9 @@ namespace Vfio.VhostUser;
 /// <remarks>Thread-safe. Nothing is sent from in here: the caller sends, without any lock of the IOTLB.</remarks>
 public sealed class IotlbQuestions
 {
-    // A queue of the largest size asks for no more at once; more would be a guest's flood, and is asked when there is room.
-    private const int MaxPending = 32768;
+    /// <summary>As many misses wait at most. A queue of the largest size asks for no more at once; more would be a guest's flood, and is
+    /// asked when there is room.</summary>
+    internal const int MaxPending = 32768;
 
     private readonly Lock _asking = new();
     private readonly Dictionary<IotlbQuestion, Asked> _asked = [];
@@ -19,6 +20,9 @@ public sealed class IotlbQuestions
     private readonly long _patience;
     private long _serial;
     private long _answered;
+    private long _swept;
+    private long _timedOut;
+    private long _unasked;
     private int _insidePages;
 
     /// <summary>Nothing asked.</summary>
@@ -49,6 +53,12 @@ public sealed class IotlbQuestions
             }
         }
     }
+
+    /// <summary>Misses that were not answered in time. A queue that still needs the page asks again.</summary>
+    public long TimedOut => Read(in _timedOut);
+
+    /// <summary>Misses that were not asked for, since so many others wait.</summary>
+    public long Unasked => Read(in _unasked);
 
     /// <summary>Refusals that nobody was told of, since too many others could not be sent.</summary>
     public long Unreported
@@ -125,6 +135,16 @@ public sealed class IotlbQuestions
         }
     }
 
+    /// <summary>Forgets the misses that were not answered in time; at most once in <see cref="Timeout"/>, as it looks at all of
+    /// them.</summary>
+    public void Expire()
+    {
+        lock (_asking)
+        {
+            Expire(Stopwatch.GetTimestamp());
+        }
+    }
+
     /// <summary>Forgets every question.</summary>
     public void Clear()
     {
@@ -192,17 +212,26 @@ public sealed class IotlbQuestions
     {
         if (_asked.TryGetValue(question, out Asked asked))
         {
-            if (now - asked.When < (asked.Serial < _answered ? _timeout : _patience))
+            if (!IsOverdue(asked, now))
             {
                 return false;
             }
-        }
-        else if (_asked.Count >= MaxPending)
-        {
-            return false;
+
+            _timedOut++;
         }
         else
         {
+            if (_asked.Count >= MaxPending)
+            {
+                Expire(now);
+            }
+
+            if (_asked.Count >= MaxPending)
+            {
+                _unasked++;
+                return false;
+            }
+
             _insidePages += IsInsidePage(question) ? 1 : 0;
         }
 
@@ -210,11 +239,39 @@ public sealed class IotlbQuestions
         return true;
     }
 
+    private void Expire(long now)
+    {
+        if (now - _swept < _timeout)
+        {
+            return;
+        }
+
+        _swept = now;
+        foreach ((IotlbQuestion question, Asked asked) in _asked)
+        {
+            if (IsOverdue(asked, now))
+            {
+                Remove(question);
+                _timedOut++;
+            }
+        }
+    }
+
+    private bool IsOverdue(Asked asked, long now) => now - asked.When >= (asked.Serial < _answered ? _timeout : _patience);
+
     private void Remove(IotlbQuestion question)
     {
         if (_asked.Remove(question))
         {
             _insidePages -= IsInsidePage(question) ? 1 : 0;
+        }
+    }
+
+    private long Read(in long counter)
+    {
+        lock (_asking)
+        {
+            return counter;
         }
     }
 

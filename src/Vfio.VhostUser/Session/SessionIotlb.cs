@@ -110,9 +110,11 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
         Table.Questions.Drop(picked.AsSpan(sent, count - sent));
     }
 
-    /// <summary>Sends refusals that there was no room for before. The poller that met one does not come back to it.</summary>
-    public void SendLeft()
+    /// <summary>Forgets what nobody answered in time, which nobody may need any more, and sends refusals that there was no room for
+    /// before: the poller that met one does not come back to it.</summary>
+    public void Tidy()
     {
+        Table.Questions.Expire();
         if (Channel is not null && Table.Questions.HasUnsent)
         {
             Ask([], DmaAccess.None);

@@ -157,7 +157,7 @@ public sealed class VhostUserSession : IDisposable
 
         Settle();
         _rings.RestartWaiting();
-        _iotlb.SendLeft();
+        _iotlb.Tidy();
         return true;
     }
 

@@ -5,6 +5,9 @@ namespace Vfio.VhostUser.Tests;
 [TestClass]
 public sealed class IotlbQuestionTests
 {
+    // Behind all that a flood asks.
+    private const ulong Beyond = IotlbQuestions.MaxPending * 0x1000ul;
+
     private readonly List<IotlbQuestion> _sent = [];
 
     [TestMethod]
@@ -200,6 +203,49 @@ public sealed class IotlbQuestionTests
     }
 
     [TestMethod]
+    public void Misses_that_nobody_answers_are_bounded_and_counted_until_their_time_is_over()
+    {
+        var patient = new DeviceIotlb(missTimeout: TimeSpan.FromDays(1));
+        var send = new IotlbQuestion[IotlbQuestions.MaxPending];
+        Assert.AreEqual(send.Length, patient.Questions.Pick(Flood(), send));
+        Assert.AreEqual(0, patient.Questions.Pick([Miss(Beyond), Miss(Beyond + 0x1000)], send));
+        patient.Questions.Expire();
+        Assert.AreEqual(IotlbQuestions.MaxPending, patient.Counters.Pending);
+        Assert.AreEqual(2, patient.Counters.Unasked);
+        Assert.AreEqual(0, patient.Counters.TimedOut);
+        // One answer makes room for one question.
+        patient.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x1000), new HostAddress(0x5000), DmaAccess.Read));
+        Assert.AreEqual(1, patient.Questions.Pick([Miss(Beyond), Miss(Beyond + 0x1000)], send));
+    }
+
+    [TestMethod]
+    public void Misses_whose_time_is_over_make_room_when_another_is_asked()
+    {
+        var hasty = new DeviceIotlb(missTimeout: TimeSpan.Zero);
+        var send = new IotlbQuestion[IotlbQuestions.MaxPending];
+        Assert.AreEqual(send.Length, hasty.Questions.Pick(Flood(), send));
+        Assert.AreEqual(1, hasty.Questions.Pick([Miss(Beyond)], send));
+        Assert.AreEqual(1, hasty.Counters.Pending);
+        Assert.AreEqual(IotlbQuestions.MaxPending, hasty.Counters.TimedOut);
+        Assert.AreEqual(0, hasty.Counters.Unasked);
+    }
+
+    [TestMethod]
+    public void A_miss_that_nobody_needs_any_more_is_forgotten_in_time_and_may_be_asked_anew()
+    {
+        var questions = new IotlbQuestions(new DeviceIotlb(), TimeSpan.Zero, TimeSpan.FromDays(1));
+        var send = new IotlbQuestion[2];
+        Assert.AreEqual(2, questions.Pick([Miss(0x1000), Miss(0x2200)], send));
+        questions.Expire();
+        Assert.AreEqual(2, questions.Pending, "the answers may still be on their way");
+        questions.Answer(IovaRange.Of(new Iova(0x2200), 1));
+        questions.Expire();
+        Assert.AreEqual(0, questions.Pending, "the answer to a later one came");
+        Assert.AreEqual(1, questions.TimedOut);
+        Assert.AreEqual(1, questions.Pick([Miss(0x1000)], send));
+    }
+
+    [TestMethod]
     public void What_follows_a_known_part_of_a_page_is_asked_by_its_own_address()
     {
         var iotlb = new DeviceIotlb();
@@ -221,6 +267,9 @@ public sealed class IotlbQuestionTests
         view.Ask();
         Assert.HasCount(64, _sent);
     }
+
+    private static IotlbQuestion[] Flood() =>
+        [.. Enumerable.Range(0, IotlbQuestions.MaxPending).Select(i => Miss((ulong)i * 0x1000))];
 
     private static IotlbQuestion Miss(ulong page, DmaAccess access = DmaAccess.Read) => new(new Iova(page), access, false);
 

@@ -41,6 +41,27 @@ public sealed class SessionIotlbTests
         }
     }
 
+    [TestMethod]
+    public void A_miss_that_is_not_answered_is_forgotten_in_time()
+    {
+        using Peer peer = Connect();
+        (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
+        using var channel = new MessageChannel(ours);
+        using (theirs)
+        {
+            peer.Send(FrontendRequest.SetBackendReqFd, [], theirs.Descriptor);
+        }
+
+        Assert.AreEqual(0ul, peer.ReadAnswer());
+        peer.SetUpRing(0);
+        Miss(peer.Device.Running[0].Iotlb!, new Iova(0x6000_0000));
+        Assert.AreEqual((IotlbMessageType.Miss, new Iova(0x6000_0000)), Next(channel));
+        Assert.AreEqual(1, peer.Session.Iotlb.Pending);
+        // The session looks by itself, with nothing to wake it.
+        Assert.IsTrue(SpinWait.SpinUntil(() => peer.Session.Iotlb.Pending == 0, TimeSpan.FromSeconds(60)));
+        Assert.AreEqual(1, peer.Session.Iotlb.TimedOut);
+    }
+
     private static Peer Connect()
     {
         Peer peer = new Peer().Negotiate(VirtioFeatures.Version1 | VirtioFeatures.AccessPlatform).ShareMemory();
