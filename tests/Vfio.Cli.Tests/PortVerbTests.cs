@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Vfio.Linux;
 using Vfio.Testing.VhostUser;
+using Vfio.Virtio;
 
 namespace Vfio.Cli.Tests;
 
@@ -79,6 +80,25 @@ public sealed class PortVerbTests
         StringAssert.Contains(rig.RunFailing("pool", "destroy", "port-vm0"), "the pool is in use by port vm0", StringComparison.Ordinal);
         Assert.AreEqual(0, rig.Run("port", "remove", "vm0").Code);
         rig.Host.Kernel.AssertNothingLeft();
+    }
+
+    [TestMethod]
+    public void The_translations_of_a_port_are_as_many_as_was_said()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Add(rig, "vm0", "--iotlb-size", "1024"));
+        UnixSocket socket = UnixSocket.TryConnect(rig.PathOf("vm0.sock"), out Errno errno) ?? throw new LinuxException("connect", errno, "vm0.sock");
+        using var guest = new IotlbGuest(socket, VirtioFeatures.Version1, 2 << 20, 64, hasIommu: true);
+        for (ulong i = 0; i < 1100; i++)
+        {
+            // Every other page: nothing merges.
+            guest.Frontend.Update(IovaRange.Of(new Iova(0x100_0000_0000 + (i * 8192)), 4096), guest.AddressOf(0), DmaAccess.Read);
+        }
+
+        guest.Frontend.Enable(0, true);
+        JsonElement iotlb = rig.RunJson("port", "show", "vm0").GetProperty("session").GetProperty("iotlb");
+        Assert.IsLessThanOrEqualTo(1024, iotlb.GetProperty("entries").GetInt32());
+        Assert.IsGreaterThanOrEqualTo(1100 - 1024, iotlb.GetProperty("evicted").GetInt32());
     }
 
     [TestMethod]

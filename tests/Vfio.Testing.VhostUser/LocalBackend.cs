@@ -16,7 +16,12 @@ public sealed class LocalBackend : IDisposable
     /// <param name="mode">What it does with frames.</param>
     /// <param name="wrap">Puts something between the session and the port; null for nothing.</param>
     /// <param name="limits">How much the front-end's memory may take; null for the usual.</param>
-    public LocalBackend(ForwardMode mode, Func<IVhostUserDevice, IVhostUserDevice>? wrap = null, MappingLimits? limits = null)
+    /// <param name="iotlbSize">Translations that it keeps.</param>
+    public LocalBackend(
+        ForwardMode mode,
+        Func<IVhostUserDevice, IVhostUserDevice>? wrap = null,
+        MappingLimits? limits = null,
+        int iotlbSize = DeviceIotlb.DefaultCapacity)
     {
         _pool = PinnedPool.Create(new PinnedPoolOptions
         {
@@ -28,7 +33,8 @@ public sealed class LocalBackend : IDisposable
         });
         _engine = new NetEngine(Note);
         // Nobody connects there: the session below stands in for the port's own.
-        IVhostUserDevice port = _engine.Add(new NetPortOptions("iotlb") { SocketPath = Path.Combine(_directory, "socket"), Mode = mode }, _pool);
+        var options = new NetPortOptions("iotlb") { SocketPath = Path.Combine(_directory, "socket"), Mode = mode, IotlbSize = iotlbSize };
+        IVhostUserDevice port = _engine.Add(options, _pool);
         (UnixSocket ours, Socket) = UnixSocket.Pair();
         Session = new VhostUserSession(ours, wrap is null ? port : wrap(port), Note, limits);
         _thread = new Thread(Session.Run) { Name = "session", IsBackground = true };

@@ -50,7 +50,14 @@ internal sealed class PortShape
         HelpName = "MASK",
     };
 
-    public Symbol[] Options => [_client, _forward, _cores, _queues, _poolSize, _pageSize, _devices, _featureMask, _frameSize];
+    private readonly Option<int> _iotlbSize = new("--iotlb-size")
+    {
+        Description = "Translations kept for a guest with an IOMMU: 1024 to 1048576",
+        DefaultValueFactory = _ => DeviceIotlb.DefaultCapacity,
+        HelpName = "N",
+    };
+
+    public Symbol[] Options => [_client, _forward, _cores, _queues, _poolSize, _pageSize, _devices, _featureMask, _frameSize, _iotlbSize];
 
     /// <summary>A port for each name.</summary>
     /// <param name="run">The options.</param>
@@ -67,6 +74,12 @@ internal sealed class PortShape
         if (frameSize is < Frame.MinLength or > Frame.MaxLength)
         {
             throw new UsageException($"--frame-size {frameSize}: {Frame.MinLength} to {Frame.MaxLength} bytes");
+        }
+
+        int iotlbSize = run.Get(_iotlbSize);
+        if (iotlbSize is < NetPortOptions.MinIotlbSize or > NetPortOptions.MaxIotlbSize)
+        {
+            throw new UsageException($"--iotlb-size {iotlbSize}: {NetPortOptions.MinIotlbSize} to {NetPortOptions.MaxIotlbSize}");
         }
 
         ulong needed = (ulong)(names.Length * queues) * FrameBatch.Capacity * FrameBatch.BufferSize;
@@ -90,6 +103,7 @@ internal sealed class PortShape
             Cores = Cores(run.Get(_cores)),
             FeatureMask = FeatureMask(run.Get(_featureMask)),
             Devices = run.Get(_devices) ?? [],
+            IotlbSize = iotlbSize,
             PoolSize = size / (ulong)names.Length,
             PageSizes = PageSizes(run.Get(_pageSize)!),
         })];

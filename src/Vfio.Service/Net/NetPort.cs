@@ -30,6 +30,8 @@ public sealed class NetPort : IVhostUserDevice
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(options.QueuePairs);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(options.QueuePairs, 128);
+        ArgumentOutOfRangeException.ThrowIfLessThan(options.IotlbSize, NetPortOptions.MinIotlbSize);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(options.IotlbSize, NetPortOptions.MaxIotlbSize);
         _options = options;
         _engine = engine;
         _mtu = options.Mtu;
@@ -110,6 +112,9 @@ public sealed class NetPort : IVhostUserDevice
     /// <inheritdoc/>
     // For a network device: pairs.
     public int QueueNumber => QueuePairs;
+
+    /// <inheritdoc/>
+    public int IotlbCapacity => _options.IotlbSize;
 
     /// <summary>What happened on each ring, over all sessions.</summary>
     public IReadOnlyList<NetQueueCounters> Counters => _counters;

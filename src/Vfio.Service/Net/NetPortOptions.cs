@@ -7,6 +7,12 @@ namespace Vfio.Service;
 /// <param name="Name">How it is called.</param>
 public sealed record NetPortOptions(string Name)
 {
+    /// <summary>The smallest <see cref="IotlbSize"/>: room for all that both queues of a pair ask for at once.</summary>
+    public const int MinIotlbSize = 1024;
+
+    /// <summary>The largest <see cref="IotlbSize"/>: 4 GiB of pages of 4 KiB of which no two lie together.</summary>
+    public const int MaxIotlbSize = 1 << 20;
+
     /// <summary>Where the socket is; null with <see cref="Connection"/>.</summary>
     public string? SocketPath { get; init; }
 
@@ -37,6 +43,10 @@ public sealed record NetPortOptions(string Name)
 
     /// <summary>The MTU that the guest is told, until the front-end sets another.</summary>
     public int Mtu { get; init; } = 1500;
+
+    /// <summary>Translations that the device's IOTLB holds, <see cref="MinIotlbSize"/> to <see cref="MaxIotlbSize"/>; those that a ring
+    /// lies in come on top. Matters only with VIRTIO_F_ACCESS_PLATFORM.</summary>
+    public int IotlbSize { get; init; } = VhostUser.DeviceIotlb.DefaultCapacity;
 
     internal bool Forwards => Mode is ForwardMode.Io or ForwardMode.MacSwap;
 }

@@ -52,6 +52,9 @@ public sealed record PortRequest(string Name)
     /// <summary>The pages of the port's own memory, by name; the first that can be had.</summary>
     public IReadOnlyList<string> PageSizes { get; init; } = ["2MiB", "thp"];
 
+    /// <summary>Translations that the IOTLB of a card behind the guest's IOMMU holds.</summary>
+    public int IotlbSize { get; init; } = VhostUser.DeviceIotlb.DefaultCapacity;
+
     /// <summary>Checks the request.</summary>
     internal NetPortOptions ToOptions(UnixSocket? connection)
     {
@@ -67,6 +70,8 @@ public sealed record PortRequest(string Name)
             (Queues is >= 1 and <= MostQueuePairs, $"{Queues} queues", $"a port has 1 to {MostQueuePairs} pairs of queues"),
             (FrameSize is >= VhostUser.Frame.MinLength and <= VhostUser.Frame.MaxLength, $"frames of {FrameSize} bytes",
                 $"a frame has {VhostUser.Frame.MinLength} to {VhostUser.Frame.MaxLength} bytes"),
+            (IotlbSize is >= NetPortOptions.MinIotlbSize and <= NetPortOptions.MaxIotlbSize, $"an IOTLB of {IotlbSize} translations",
+                $"an IOTLB has room for {NetPortOptions.MinIotlbSize} to {NetPortOptions.MaxIotlbSize}"),
             (Enum.IsDefined(Forward), $"{Forward}", "frames are forwarded by rxonly, txonly, io or macswap"),
             (Cores.All(c => c is >= 0 and < 8192), string.Join(',', Cores), "processors have numbers from 0 to 8191"),
             (Pool is null || (Devices.Count == 0 && PoolSize is null), $"pool {Pool}", "either a pool is named, or the port has memory of its own"),
@@ -90,6 +95,7 @@ public sealed record PortRequest(string Name)
             QueuePairs = Queues,
             Processors = [.. Cores.Select(c => new Processor(c))],
             FeatureMask = (VirtioFeatures)FeatureMask,
+            IotlbSize = IotlbSize,
         };
     }
 }

@@ -418,6 +418,7 @@ public sealed class PortTests : IDisposable
         AssertRefused(Errno.EINVAL, Request("vm0") with { SocketPath = "/" + new string('x', 107) }, "at most 107 bytes");
         AssertRefused(Errno.EINVAL, Request("vm0") with { Queues = 129 }, "1 to 128 pairs");
         AssertRefused(Errno.EINVAL, Request("vm0") with { FrameSize = 13 }, "a frame has 14 to");
+        AssertRefused(Errno.EINVAL, Request("vm0") with { IotlbSize = 1023 }, "room for 1024 to 1048576");
         AssertRefused(Errno.EINVAL, Request("vm0") with { Cores = [-1] }, "processors have numbers");
         AssertRefused(Errno.EINVAL, Request("vm0") with { PoolSize = 4096 }, "4 MiB are needed for so many queues");
         AssertRefused(Errno.EINVAL, Request("vm0") with { PageSizes = ["3MiB"] }, "there are no such pages");
