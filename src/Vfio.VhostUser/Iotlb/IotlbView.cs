@@ -16,6 +16,8 @@ public sealed class IotlbView : IDisposable
     private const ulong LargePage = 2 << 20;
     // What one burst can ask: as much as fits is asked now, the rest when the burst comes back.
     private const int MaxQuestions = 512;
+    // On top of that: a refusal may stop the queue, which then does not come back for it.
+    private const int RoomForRefusals = 16;
     // Of one descriptor that is missing altogether: a gigabyte of it would be 262144 questions.
     private const int MaxQuestionsOfRange = 64;
 
@@ -24,8 +26,8 @@ public sealed class IotlbView : IDisposable
     private readonly IIotlbAnswers? _answers;
     private readonly LastHit[] _lastHits = new LastHit[1 << LastHitBits];
     private readonly LastHit[] _lastLargeHits = new LastHit[1 << LastLargeHitBits];
-    private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions];
-    private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions];
+    private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions + RoomForRefusals];
+    private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions + RoomForRefusals];
     private IotlbSnapshot _snapshot = IotlbSnapshot.Empty;
     private ulong _key;
     // Which table the last search filled: the likelier one to have the next translation.
@@ -248,7 +250,8 @@ public sealed class IotlbView : IDisposable
         ulong last = piece.Range.Last.Value & ~(ulong)(IotlbQuestion.PageSize - 1);
         // The page's start asks for all buffers in the page at once, unless that is known and only what follows is missing.
         ulong address = refusal || !_snapshot.TryFind(new Iova(page), out _) ? page : piece.Range.First.Value;
-        while (room > 0 && _questionCount < MaxQuestions)
+        int most = refusal ? _questions.Length : MaxQuestions;
+        while (room > 0 && _questionCount < most)
         {
             var question = new IotlbQuestion(new Iova(address), access, refusal);
             if (_questionCount == 0 || _questions[_questionCount - 1] != question)

@@ -170,6 +170,24 @@ public sealed class IotlbQuestionTests
     }
 
     [TestMethod]
+    public void A_refusal_behind_more_misses_than_a_burst_asks_for_is_reported()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb, Send);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x4000), new HostAddress(0x5000), DmaAccess.Read));
+        view.Begin();
+        for (uint i = 0; i < 20; i++)
+        {
+            view.Translate(new Iova(0x100_0000 + (i * 0x10_0000ul)), 0x10_0000, DmaAccess.Read, out _, out _);
+        }
+
+        view.Translate(new Iova(0x2010), 0x100, DmaAccess.Write, out _, out _);
+        view.Ask();
+        Assert.HasCount(512 + 1, _sent);
+        Assert.AreEqual(new IotlbQuestion(new Iova(0x2000), DmaAccess.Write, true), _sent[^1]);
+    }
+
+    [TestMethod]
     public void A_refusal_that_was_not_sent_is_forgotten_when_its_range_is_told_anew()
     {
         var iotlb = new DeviceIotlb();
