@@ -18,8 +18,10 @@ public sealed class IotlbGuest : IDisposable
     public const ulong RingBytes = 4 << 20;
 
     private readonly EventFd _kick = new();
+    private readonly FrontendRing[] _frontendRings = new FrontendRing[2];
     private readonly Thread? _server;
     private readonly StitchedMemory? _rings;
+    private readonly FrontendRegion? _buffers;
 
     /// <summary>Connects, shares memory and starts both rings.</summary>
     /// <param name="socket">To the back-end.</param>
@@ -30,6 +32,7 @@ public sealed class IotlbGuest : IDisposable
     /// <param name="servesMisses">Whether a thread of this object answers misses; else the owner does.</param>
     /// <param name="hugePageSize">The pages that memory is made of.</param>
     /// <param name="scattersRings">Whether the rings' pages are neighbours for the device only.</param>
+    /// <param name="separatesBuffers">Whether buffers have a region of their own.</param>
     /// <param name="canShrink">Whether its memory is going to be taken away from under the back-end.</param>
     public IotlbGuest(
         UnixSocket socket,
@@ -40,10 +43,14 @@ public sealed class IotlbGuest : IDisposable
         bool servesMisses = true,
         ulong hugePageSize = 0,
         bool scattersRings = false,
-        bool canShrink = false)
+        bool canShrink = false,
+        bool separatesBuffers = false)
     {
         Name = $"iotlb-guest-{Guid.NewGuid():N}"[..28];
-        Region = new FrontendRegion(Name, new GuestPhysicalAddress(GuestBase), RingBytes + memory, hugePageSize, canShrink);
+        Region = new FrontendRegion(
+            Name, new GuestPhysicalAddress(GuestBase), RingBytes + (separatesBuffers ? 0 : memory), hugePageSize, canShrink);
+        _buffers = separatesBuffers
+            ? new FrontendRegion(BuffersName, new GuestPhysicalAddress(GuestBase + RingBytes), memory, hugePageSize, canShrink) : null;
         Iommu = hasIommu ? new FrontendIommu() : null;
         Frontend = new VhostUserFrontend(socket, features, Iommu);
         if (Iommu is not null && servesMisses)
@@ -64,7 +71,7 @@ public sealed class IotlbGuest : IDisposable
                 .Select(i => ((nint)(Region.Host.Value + RingBytes - 4096 - ((ulong)i * 4096)), 4096ul))]);
         }
 
-        Frontend.SetMemory(Region);
+        ShareMemory();
         Receive = Ring(0, ringSize, 0);
         Transmit = Ring(1, ringSize, RingBytes / 2);
     }
@@ -72,8 +79,14 @@ public sealed class IotlbGuest : IDisposable
     /// <summary>The name of the memory file.</summary>
     public string Name { get; }
 
+    /// <summary>The name of the memory file of buffers, where they have one of their own.</summary>
+    public string BuffersName => $"{Name}-b";
+
     /// <summary>The guest's memory.</summary>
     public FrontendRegion Region { get; }
+
+    /// <summary>The memory of buffers, where they have a region of their own.</summary>
+    public FrontendRegion Buffers => _buffers ?? throw new InvalidOperationException("rings and buffers have one region");
 
     /// <summary>The guest's IOMMU, or null.</summary>
     public FrontendIommu? Iommu { get; }
@@ -98,7 +111,7 @@ public sealed class IotlbGuest : IDisposable
 
     /// <summary>The same memory, at an IOVA.</summary>
     public PinnedBuffer At(Iova iova, ulong offset, int length) =>
-        new(iova, Region.Host + (RingBytes + offset), length);
+        new(iova, _buffers is null ? Region.Host + (RingBytes + offset) : _buffers.Host + offset, length);
 
     /// <summary>Lets the device use a page of the buffers' memory.</summary>
     /// <param name="page">The IOVAs: 4 KiB, 2 MiB or 1 GiB.</param>
@@ -107,7 +120,26 @@ public sealed class IotlbGuest : IDisposable
     public void Map(IovaRange page, ulong offset, DmaAccess access) => Iommu!.Map(page, AddressOf(offset), access);
 
     /// <summary>The front-end's address of the buffers' memory.</summary>
-    public FrontendAddress AddressOf(ulong offset) => Region.Frontend + (RingBytes + offset);
+    public FrontendAddress AddressOf(ulong offset) =>
+        _buffers is null ? Region.Frontend + (RingBytes + offset) : _buffers.Frontend + offset;
+
+    /// <summary>Shares all memory, in place of what was shared before.</summary>
+    public void ShareMemory()
+    {
+        if (_buffers is null)
+        {
+            Frontend.SetMemory(Region);
+        }
+        else
+        {
+            Frontend.SetMemory(Region, _buffers);
+        }
+    }
+
+    /// <summary>Starts a ring again where it was stopped.</summary>
+    /// <param name="index">0 or 1.</param>
+    /// <param name="position">What <see cref="VhostUserFrontend.StopRing"/> said.</param>
+    public void ResumeRing(int index, uint position) => Frontend.StartRing(_frontendRings[index] with { Position = position });
 
     /// <summary>Tells the back-end that there is something.</summary>
     public void Kick() => _kick.Signal();
@@ -119,6 +151,7 @@ public sealed class IotlbGuest : IDisposable
         Frontend.Dispose();
         _rings?.Dispose();
         Region.Dispose();
+        _buffers?.Dispose();
         _kick.Dispose();
     }
 
@@ -132,9 +165,10 @@ public sealed class IotlbGuest : IDisposable
         // Without an IOMMU ring addresses are the front-end's own; descriptors carry the guest's.
         ulong shift = Iommu is null ? unchecked(Region.Host.Value - GuestBase) : 0;
         FrontendAddress Address(BusAddress address) => new(unchecked(address.Value + shift));
-        Frontend.StartRing(new FrontendRing(
+        _frontendRings[index] = new FrontendRing(
             index, size, Address(queue.DescriptorArea), Address(queue.DriverArea), Address(queue.DeviceArea), Frontend.Features,
-            _kick, null));
+            _kick, null);
+        Frontend.StartRing(_frontendRings[index]);
         return queue;
     }
 

@@ -5,21 +5,22 @@ using Vfio.Virtio;
 
 namespace Vfio.Testing.VhostUser;
 
-/// <summary>A guest that sends itself frames without a pause, through pages that are revoked all the time: unmapped, invalidated,
-/// and, once that is acknowledged, taken out of the back-end's address space. An access after the acknowledgement ends the
-/// process.</summary>
+/// <summary>A guest that sends itself frames without a pause, while pages are revoked all the time (unmapped, invalidated), or memory
+/// and rings are taken away. Once that is acknowledged they are taken out of the back-end's address space: an access after the
+/// acknowledgement ends the process.</summary>
 public sealed class RevocationStress : IDisposable
 {
     private const int RingSize = 256;
     private const int Chains = 28;
+    private const ulong BufferBytes = 2 << 20;
     private const ulong IovaBase = 0x20_0000_0000;
 
     private readonly LocalBackend _backend;
     private readonly IotlbGuest _guest;
-    private readonly GuardedPages _guard;
     private readonly Random _random;
     private readonly int _pagesOfFrame;
     private readonly DmaSegment[] _chain;
+    private Exception? _failure;
     private bool _stop;
     private long _sent;
     private long _received;
@@ -37,13 +38,11 @@ public sealed class RevocationStress : IDisposable
         _chain = new DmaSegment[pagesOfFrame];
         _random = new Random(seed);
         _backend = new LocalBackend(ForwardMode.Io, wrap);
-        _guest = new IotlbGuest(_backend.Socket, features, 2 << 20, RingSize, hasIommu: true);
+        _guest = new IotlbGuest(_backend.Socket, features, BufferBytes, RingSize, hasIommu: true, separatesBuffers: true);
         for (int page = 0; page < Pages; page++)
         {
             _guest.Map(Range(page), Offset(page), Access(page));
         }
-
-        _guard = new GuardedPages(_guest.Name, _guest.Region.Host);
     }
 
     private int Pages => 2 * Chains * _pagesOfFrame;
@@ -54,6 +53,9 @@ public sealed class RevocationStress : IDisposable
     /// <summary>Frames that were sent.</summary>
     public long Sent => Volatile.Read(ref _sent);
 
+    /// <summary>Places of mappings that the back-end removed and a guard was put in.</summary>
+    public long Occupied { get; private set; }
+
     /// <summary>What the back-end's IOTLB did.</summary>
     public IotlbCounters Counters => _backend.Session.Iotlb;
 
@@ -63,13 +65,12 @@ public sealed class RevocationStress : IDisposable
     /// <returns>How many, which is <paramref name="count"/>: else the process would not have lived.</returns>
     public long Run(long count, Span<long> latencies = default)
     {
-        Exception? failure = null;
-        var driver = new Thread(() => failure = Drive()) { Name = "driver" };
-        driver.Start();
+        GuardedPages guard = BackendsBuffers();
+        Thread driver = Start();
         long done = 0;
         try
         {
-            for (; done < count && Volatile.Read(ref failure) is null; done++)
+            for (; done < count && Volatile.Read(ref _failure) is null; done++)
             {
                 int page = _random.Next(Pages);
                 long begin = Stopwatch.GetTimestamp();
@@ -80,27 +81,170 @@ public sealed class RevocationStress : IDisposable
                     latencies[(int)done] = Stopwatch.GetTimestamp() - begin;
                 }
 
-                _guard.Close(IotlbGuest.RingBytes + Offset(page));
+                guard.Close(Offset(page));
                 Dwell();
-                _guard.Open(IotlbGuest.RingBytes + Offset(page));
-                _guest.Map(Range(page), Offset(page), Access(page));
-                // Told without being asked: what missed meanwhile goes on at once.
-                _guest.Frontend.Update(Range(page), _guest.AddressOf(Offset(page)), Access(page));
+                guard.Open(Offset(page));
+                Restore(page);
             }
         }
         finally
         {
-            Volatile.Write(ref _stop, true);
-            driver.Join();
+            Stop(driver);
         }
 
-        return failure is null ? done : throw new InvalidOperationException($"the driver failed: {failure.Message}", failure);
+        return done;
+    }
+
+    /// <summary>Takes memory and rings away under load, and gives them back: the whole table, the region of buffers, a ring, both.</summary>
+    /// <param name="count">How many times. After each, frames must come round again.</param>
+    /// <returns>How many, which is <paramref name="count"/>.</returns>
+    public long TakeAway(long count)
+    {
+        Thread driver = Start();
+        long done = 0;
+        try
+        {
+            for (; done < count; done++)
+            {
+                switch (done % 5)
+                {
+                    case 0:
+                        ReplaceTable();
+                        break;
+                    case 1:
+                        RemoveBuffers();
+                        break;
+                    case 2:
+                        StopRings(0);
+                        break;
+                    case 3:
+                        StopRings(1);
+                        break;
+                    default:
+                        StopRings(0, 1);
+                        break;
+                }
+
+                long before = Received;
+                PortGuest.Until(() => Received > before + Chains || Volatile.Read(ref _failure) is not null, "no frame comes round any more");
+                if (Volatile.Read(ref _failure) is not null)
+                {
+                    break;
+                }
+            }
+        }
+        finally
+        {
+            Stop(driver);
+        }
+
+        return done;
     }
 
     public void Dispose()
     {
         _guest.Dispose();
         _backend.Dispose();
+    }
+
+    private Thread Start()
+    {
+        var driver = new Thread(() => Volatile.Write(ref _failure, Drive())) { Name = "driver" };
+        driver.Start();
+        return driver;
+    }
+
+    private void Stop(Thread driver)
+    {
+        Volatile.Write(ref _stop, true);
+        driver.Join();
+        if (_failure is not null)
+        {
+            throw new InvalidOperationException($"the driver failed: {_failure.Message}", _failure);
+        }
+    }
+
+    private GuardedPages BackendsRings() => new(_guest.Name, _guest.Region.Host, IotlbGuest.RingBytes);
+
+    private GuardedPages BackendsBuffers() => new(_guest.BuffersName, _guest.Buffers.Host, BufferBytes);
+
+    // The same memory, mapped anew: no translation and no ring address of before leads there.
+    private void ReplaceTable()
+    {
+        GuardedPages rings = BackendsRings();
+        GuardedPages buffers = BackendsBuffers();
+        _guest.ShareMemory();
+        Guard(rings);
+        Guard(buffers);
+        Dwell();
+        rings.Leave();
+        buffers.Leave();
+    }
+
+    private void RemoveBuffers()
+    {
+        GuardedPages buffers = BackendsBuffers();
+        for (int page = 0; page < Pages; page++)
+        {
+            // What is answered from now on would be in no region.
+            _guest.Iommu!.Unmap(Range(page));
+        }
+
+        _guest.Frontend.RemoveMemory(_guest.Buffers);
+        Guard(buffers);
+        Dwell();
+        buffers.Leave();
+        _guest.Frontend.AddMemory(_guest.Buffers);
+        for (int page = 0; page < Pages; page++)
+        {
+            Restore(page);
+        }
+    }
+
+    private void StopRings(params ReadOnlySpan<int> rings)
+    {
+        GuardedPages memory = BackendsRings();
+        GuardedPages buffers = BackendsBuffers();
+        Span<uint> positions = stackalloc uint[2];
+        foreach (int ring in rings)
+        {
+            positions[ring] = _guest.Frontend.StopRing(ring);
+            // The ring itself, and what only it uses.
+            memory.Close((ulong)ring * (IotlbGuest.RingBytes / 2), IotlbGuest.RingBytes / 2);
+            SetBuffers(buffers, ring, isOpen: false);
+        }
+
+        Dwell();
+        foreach (int ring in rings)
+        {
+            SetBuffers(buffers, ring, isOpen: true);
+            memory.Open((ulong)ring * (IotlbGuest.RingBytes / 2), IotlbGuest.RingBytes / 2);
+            _guest.ResumeRing(ring, positions[ring]);
+        }
+    }
+
+    // Those of transmit chains come first in memory.
+    private void SetBuffers(GuardedPages buffers, int ring, bool isOpen)
+    {
+        ulong half = (ulong)Pages / 2 * 4096;
+        ulong first = ring == 1 ? 0 : half;
+        if (isOpen)
+        {
+            buffers.Open(first, half);
+        }
+        else
+        {
+            buffers.Close(first, half);
+        }
+    }
+
+    private void Guard(GuardedPages place) => Occupied += place.Occupy() ? 1 : 0;
+
+    private void Restore(int page)
+    {
+        _guest.Map(Range(page), Offset(page), Access(page));
+        // Told without being asked: what missed meanwhile goes on at once.
+        _guest.Frontend.Update(Range(page), _guest.AddressOf(Offset(page)), Access(page));
     }
 
     // Fresh IOVAs far from each other, and memory in the opposite order: no two pages merge.

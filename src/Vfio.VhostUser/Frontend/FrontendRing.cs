@@ -12,6 +12,7 @@ namespace Vfio.VhostUser;
 /// <param name="Features">What was negotiated: decides the layout and so where a new ring starts.</param>
 /// <param name="Kick">Signalled when buffers were added.</param>
 /// <param name="Call">Signalled by the back-end when buffers were used; null: the driver polls.</param>
+/// <param name="Position">Where it goes on, as <see cref="VhostUserFrontend.StopRing"/> said; null: it is new.</param>
 public sealed record FrontendRing(
     int Index,
     int Size,
@@ -20,4 +21,5 @@ public sealed record FrontendRing(
     FrontendAddress Device,
     VirtioFeatures Features,
     EventFd Kick,
-    EventFd? Call);
+    EventFd? Call,
+    uint? Position = null);

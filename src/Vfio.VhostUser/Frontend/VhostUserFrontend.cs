@@ -36,7 +36,7 @@ public sealed class VhostUserFrontend : IDisposable
             & (wanted | VhostFeatures.ProtocolFeatures | VirtioFeatures.Version1);
         var offered = (ProtocolFeatures)Ask<ulong>(FrontendRequest.GetProtocolFeatures);
         ProtocolFeatures = offered & (ProtocolFeatures.Mq | ProtocolFeatures.ReplyAck | ProtocolFeatures.BackendReq
-            | (tracksInflight ? ProtocolFeatures.InflightShmfd : 0));
+            | ProtocolFeatures.ConfigureMemSlots | (tracksInflight ? ProtocolFeatures.InflightShmfd : 0));
         Send(FrontendRequest.SetProtocolFeatures, (ulong)ProtocolFeatures);
         _acknowledges = ProtocolFeatures.HasFlag(ProtocolFeatures.ReplyAck);
         if (iommu is not null)
@@ -90,18 +90,29 @@ public sealed class VhostUserFrontend : IDisposable
         var files = new FileDescriptor[regions.Length];
         for (int i = 0; i < regions.Length; i++)
         {
-            var region = new RegionDescription
-            {
-                GuestAddress = regions[i].Guest,
-                Size = regions[i].Length,
-                UserAddress = regions[i].Frontend,
-            };
+            RegionDescription region = Describe(regions[i]);
             MemoryMarshal.Write(
                 payload[(Unsafe.SizeOf<MemoryTableHeader>() + (i * Unsafe.SizeOf<RegionDescription>()))..], in region);
             files[i] = regions[i].File;
         }
 
         Send(FrontendRequest.SetMemTable, payload, files);
+    }
+
+    /// <summary>Shares a region more.</summary>
+    /// <param name="region">The region; the back-end must have CONFIGURE_MEM_SLOTS.</param>
+    public void AddMemory(FrontendRegion region)
+    {
+        ArgumentNullException.ThrowIfNull(region);
+        Send(FrontendRequest.AddMemReg, new SingleRegion { Region = Describe(region) }, region.File);
+    }
+
+    /// <summary>Takes a region back. When this returns the back-end does not use it.</summary>
+    /// <param name="region">The region; the back-end must have CONFIGURE_MEM_SLOTS.</param>
+    public void RemoveMemory(FrontendRegion region)
+    {
+        ArgumentNullException.ThrowIfNull(region);
+        Send(FrontendRequest.RemMemReg, new SingleRegion { Region = Describe(region) });
     }
 
     /// <summary>Lets the back-end make a buffer for what is in flight. It is used once it was given back with <see cref="SetInflight"/>,
@@ -141,7 +152,7 @@ public sealed class VhostUserFrontend : IDisposable
         Send(FrontendRequest.SetVringBase, new VringState
         {
             Index = index,
-            Number = ring.Features.HasFlag(VirtioFeatures.RingPacked) ? 0x8000_8000 : 0,
+            Number = ring.Position ?? (ring.Features.HasFlag(VirtioFeatures.RingPacked) ? 0x8000_8000 : 0),
         });
         Send(FrontendRequest.SetVringAddr, new VringAddresses
         {
@@ -281,6 +292,13 @@ public sealed class VhostUserFrontend : IDisposable
         _backend?.Dispose();
         _channel.Dispose();
     }
+
+    private static RegionDescription Describe(FrontendRegion region) => new()
+    {
+        GuestAddress = region.Guest,
+        Size = region.Length,
+        UserAddress = region.Frontend,
+    };
 
     private void Send<T>(FrontendRequest request, T payload, params ReadOnlySpan<FileDescriptor> files)
         where T : unmanaged =>
