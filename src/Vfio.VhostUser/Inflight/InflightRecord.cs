@@ -15,6 +15,9 @@ public abstract class InflightRecord
 
     private protected int Size { get; }
 
+    // An index from the record that was checked to be below Size, harmless in mispredicted execution too.
+    private protected ushort Clamped(ushort index) => (ushort)Speculation.Clamp(index, (ulong)Size - 1);
+
     /// <summary>Reads what an earlier device left, or makes the record anew.</summary>
     /// <param name="ring">The ring, whose own state is held against the record.</param>
     /// <param name="start">Where the front-end says that the ring stands; used where the record knows nothing.</param>

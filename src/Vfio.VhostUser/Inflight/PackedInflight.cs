@@ -155,7 +155,7 @@ internal sealed unsafe class PackedInflight : InflightRecord
 
         if (header.UsedIndex != header.OldUsedIndex || header.UsedWrap != header.OldUsedWrap)
         {
-            ulong control = ring.ReadControl(header.OldUsedIndex);
+            ulong control = ring.ReadControl(Clamped(header.OldUsedIndex));
             if (!PackedDescriptor.IsAvailable(control, header.OldUsedWrap == 1))
             {
                 // The driver has the batch: it is finished here.
@@ -169,6 +169,7 @@ internal sealed unsafe class PackedInflight : InflightRecord
         var free = new HashSet<ushort>();
         for (ushort entry = _freeHead; entry < Size && free.Add(entry); entry = _next[entry])
         {
+            entry = Clamped(entry);
             _entries[entry].Inflight = 0;
             // Once: what is followed later must be what was checked here. ORDER: a single read.
             _next[entry] = Volatile.Read(ref _entries[entry].Next);
@@ -211,6 +212,7 @@ internal sealed unsafe class PackedInflight : InflightRecord
                     return $"the chain at entry {head} leads to entry {entry}, which is free, in another chain, or none";
                 }
 
+                entry = Clamped(entry);
                 Entry copy = _entries[entry];
                 descriptors[i] = new PackedDescriptor(
                     new BusAddress(copy.Address), PackedDescriptor.MakeControl(copy.Length, copy.Id, copy.Flags));

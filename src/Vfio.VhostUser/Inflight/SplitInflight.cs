@@ -112,8 +112,9 @@ internal sealed unsafe class SplitInflight : InflightRecord
                 return $"the last batch leads to entry {head}";
             }
 
-            _entries[head].Inflight = 0;
-            head = _entries[head].Next;
+            Entry* entry = _entries + Clamped(head);
+            entry->Inflight = 0;
+            head = entry->Next;
         }
 
         _header->UsedIndex = used;

@@ -7,11 +7,14 @@ namespace Vfio.VhostUser;
 internal static class InternetChecksum
 {
     /// <summary>Sums from <paramref name="start"/> to the frame's end, and stores the complement.</summary>
-    /// <param name="frame">The frame.</param>
-    /// <param name="start">Where the sum starts.</param>
-    /// <param name="offset">Where the field is, from <paramref name="start"/> on; inside the frame.</param>
+    /// <param name="frame">The frame, at least two bytes.</param>
+    /// <param name="start">Where the sum starts; checked, as the driver says it.</param>
+    /// <param name="offset">Where the field is, from <paramref name="start"/> on; inside the frame, as the driver says and was checked.</param>
     public static void Finish(Span<byte> frame, int start, int offset)
     {
+        ulong last = (ulong)frame.Length - sizeof(ushort);
+        int field = (int)Speculation.Clamp((ulong)(start + offset), last);
+        start = (int)Speculation.Clamp((ulong)start, last);
         ulong sum = 0;
         Span<byte> rest = frame[start..];
         while (rest.Length >= sizeof(ushort))
@@ -29,6 +32,6 @@ internal static class InternetChecksum
 
         ushort checksum = (ushort)(~sum & 0xFFFF);
         // RFC 768: an unused UDP checksum is 0, so a sum of 0 is sent as all ones; for TCP the two are equal.
-        BinaryPrimitives.WriteUInt16BigEndian(frame[(start + offset)..], checksum == 0 ? (ushort)0xFFFF : checksum);
+        BinaryPrimitives.WriteUInt16BigEndian(frame[field..], checksum == 0 ? (ushort)0xFFFF : checksum);
     }
 }
