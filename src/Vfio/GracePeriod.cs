@@ -20,6 +20,8 @@ namespace Vfio;
 /// <para>The store Q may sit in the store buffer while the reader loads pointers: that is the reordering a fence would
 /// forbid, and the reason for B, which flushes it. B orders threads of this process only: never use it for what a
 /// device, a guest or another process must see.</para>
+/// <para>The unmap of a pool needs no wait of its own: what readers use of it is rented, and <see cref="PinnedPool"/> unmaps nothing that
+/// is. Who returns a reader's buffers waits before that.</para>
 /// </remarks>
 public sealed class GracePeriod
 {

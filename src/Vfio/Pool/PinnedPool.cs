@@ -10,7 +10,9 @@ namespace Vfio;
 /// <para>A pool may have no device: then nothing is pinned, and buffers carry IOVAs of the upper half of the address space, which no IOMMU has,
 /// so that a device that is given one by mistake faults.</para>
 /// <para>Ownership is by renting: what is rented or allocated is never unmapped, so a queue that returns its buffers only after it was
-/// reset keeps every device away from memory that is gone. Order at the end: stop the queue, return, destroy the pool, close the device.</para>
+/// reset keeps every device away from memory that is gone. Order at the end: stop the queue, return, destroy the pool, close the device.
+/// So an unmap waits for nobody's <see cref="GracePeriod"/>: it is refused (EBUSY) while a thread may hold a buffer, and who returns what
+/// another thread polled with waits for one first.</para>
 /// </remarks>
 public sealed class PinnedPool : IDisposable
 {

@@ -70,6 +70,31 @@ public sealed class PortMemoryTests : IDisposable
         _host.Kernel.AssertNothingLeft();
     }
 
+    // A poller holds it without a lock: it is rented until the poller has let go, and what is rented is not unmapped.
+    [TestMethod]
+    public void Memory_that_a_poller_has_frames_in_is_not_taken_off_a_pool()
+    {
+        MakePool("frames", FrameBatch.BufferSize);
+        Add(new PortRequest("vm0") { Pool = "frames" });
+        PoolOperations.Grow.Run(_engine, new PoolChange("frames", 4 << 20), new OperationContext());
+        // The first port has all of the first segment.
+        Add(new PortRequest("vm1") { Pool = "frames", SocketPath = SocketPath + "1" });
+        using (var guest = new PortGuest(SocketPath + "1"))
+        {
+            Assert.IsTrue(guest.RoundTrip(1));
+            StringAssert.Contains(Refused(Shrink), "EBUSY", StringComparison.Ordinal);
+            Assert.HasCount(2, _host.Kernel.Mappings);
+            Assert.IsTrue(guest.RoundTrip(2));
+        }
+
+        PortOperations.Remove.Run(_engine, new PortName("vm1"), new OperationContext());
+        Shrink();
+        Assert.HasCount(1, _host.Kernel.Mappings);
+        Remove();
+        _engine.DestroyPool("frames");
+        _host.Kernel.AssertNothingLeft();
+    }
+
     [TestMethod]
     public void The_record_of_written_pages_has_all_that_frames_may_be_in()
     {
@@ -139,6 +164,8 @@ public sealed class PortMemoryTests : IDisposable
     private void Remove() => PortOperations.Remove.Run(_engine, new PortName("vm0"), new OperationContext());
 
     private PoolInfo Show(string name) => PoolOperations.Show.Run(_engine, new PoolName(name), new OperationContext());
+
+    private void Shrink() => PoolOperations.Shrink.Run(_engine, new PoolChange("frames", 4 << 20), new OperationContext());
 
     private void MakePool(string name, int bufferSize) => PoolOperations.Create.Run(
         _engine,
