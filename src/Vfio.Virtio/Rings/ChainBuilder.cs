@@ -20,6 +20,9 @@ internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size
     /// <summary>A translation is not known yet. The walk goes on, so that the translator hears of all that is missing.</summary>
     public bool Missed { get; private set; }
 
+    /// <summary>Descriptors that a chain has at most.</summary>
+    public readonly int MaxDescriptors => _size;
+
     /// <summary>Places of the batch's segments that it takes, missing ones included.</summary>
     public readonly int Count => _count;
 

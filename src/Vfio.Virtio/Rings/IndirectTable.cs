@@ -1,7 +1,8 @@
 namespace Vfio.Virtio;
 
-/// <summary>A table of descriptors in the peer's memory, in either layout. It is translated when opened as far as it lies
-/// together, and each entry beyond that when it is read; an entry may itself lie across two pieces.</summary>
+/// <summary>A table of descriptors in the peer's memory, in either layout. All of it that a chain can reach is translated when it is
+/// opened, so that the translator hears at once of all that is missing; where it does not lie together, each entry is translated again
+/// when it is read, and may itself lie across two pieces.</summary>
 internal unsafe ref struct IndirectTable
 {
     private readonly ulong _address;
@@ -45,6 +46,25 @@ internal unsafe ref struct IndirectTable
         if (status != TranslationStatus.Translated)
         {
             return RingError.AccessDenied;
+        }
+
+        uint reach = (uint)Math.Min(length, (ulong)chain.MaxDescriptors * Descriptor.Bytes);
+        for (uint done = usable; done < reach;)
+        {
+            status = translator.Translate(
+                new BusAddress(address + done), reach - done, DeviceAccess.Read, out _, out uint more);
+            if (status == TranslationStatus.Miss)
+            {
+                chain.SetMissed();
+                return RingError.None;
+            }
+
+            if (status != TranslationStatus.Translated || more == 0)
+            {
+                return RingError.AccessDenied;
+            }
+
+            done += Math.Min(more, reach - done);
         }
 
         table = new IndirectTable(
