@@ -293,6 +293,36 @@ public sealed class IotlbSessionTests : IDisposable
         Assert.IsGreaterThan(0, counters.Evicted);
     }
 
+    [TestMethod]
+    public void A_flood_of_invalidations_is_acknowledged_one_by_one_and_rings_go_on()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        // What is known, what is not, and the rings' own, again and again.
+        IovaRange[] ranges = [.. Enumerable.Range(0, 2000).Select(i => IovaRange.Of(
+            i % 100 == 0 ? new Iova(IotlbGuest.RingBase) : Base + ((ulong)(i % 8) * Page), Page))];
+        _guest.Frontend.Invalidate(ranges);
+        RoundTrip(2);
+    }
+
+    [TestMethod]
+    public void An_update_that_overlaps_what_is_known_counts_for_exactly_its_range()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        _guest.Frontend.Update(IovaRange.Of(Base + Page, Page), _guest.AddressOf(8 * Page), DmaAccess.Read);
+        HearAll();
+        RoundTrip(2, [(0, 0), (8, 1)], [(2, 2), (3, 3)]);
+        // Over both, and the first page of the receive buffer.
+        _guest.Frontend.Update(IovaRange.Of(Base, 3 * Page), _guest.AddressOf(16 * Page), DmaAccess.ReadWrite);
+        HearAll();
+        RoundTrip(3, [(16, 0), (17, 1)], [(18, 2), (3, 3)]);
+        // Inside it.
+        _guest.Frontend.Update(IovaRange.Of(Base + Page, Page), _guest.AddressOf(24 * Page), DmaAccess.Read);
+        HearAll();
+        RoundTrip(4, [(16, 0), (24, 1)], [(18, 2), (3, 3)]);
+    }
+
     private static void Until(Func<bool> condition, string otherwise)
     {
         long begin = Stopwatch.GetTimestamp();
