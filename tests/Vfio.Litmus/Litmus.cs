@@ -10,7 +10,11 @@ internal sealed record Litmus(string Name, Func<TimeSpan, long, RaceCount> Contr
 /// <summary>What a race came to.</summary>
 /// <param name="Rounds">Times that it was run.</param>
 /// <param name="Violations">Times that it ended in what must not be.</param>
-internal readonly record struct RaceCount(long Rounds, long Violations);
+internal readonly record struct RaceCount(long Rounds, long Violations)
+{
+    public static RaceCount operator +(RaceCount left, RaceCount right) =>
+        new(left.Rounds + right.Rounds, left.Violations + right.Violations);
+}
 
 internal enum Verdict
 {
