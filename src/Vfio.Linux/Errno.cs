@@ -100,4 +100,7 @@ public enum Errno
 
     /// <summary>Timed out.</summary>
     ETIMEDOUT = 110,
+
+    /// <summary>The page has a hardware error.</summary>
+    EHWPOISON = 133,
 }

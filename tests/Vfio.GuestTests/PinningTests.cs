@@ -21,12 +21,15 @@ public sealed unsafe class PinningTests
         using var rig = new Rig();
         HostRange memory = rig.Memory(64);
         Assert.AreEqual(0, LibC.munmap((nint)(memory.First + (20 * Page)).Value, (nuint)Page));
-        Assert.AreEqual(0, LibC.mprotect((nint)(memory.First + (41 * Page)).Value, (nuint)Page, Mman.PROT_READ));
 
         LinuxException e = Assert.ThrowsExactly<LinuxException>(() => rig.Pinner.Register([ReadWrite(memory)]));
         Assert.AreEqual(Errno.EFAULT, e.Errno);
         Assert.Contains((memory.First + (20 * Page)).ToString(), e.Message);
+        Assert.Contains("populating had failed before: ", e.Message);
+        Assert.Contains("ENOMEM (12): part of it is mapped to nothing", e.Message);
         rig.AssertAsBefore();
+
+        Assert.AreEqual(0, LibC.mprotect((nint)(memory.First + (41 * Page)).Value, (nuint)Page, Mman.PROT_READ));
 
         using (RegisteredMemory registered = rig.Pinner.Register([ReadWrite(memory)], BestEffort))
         {

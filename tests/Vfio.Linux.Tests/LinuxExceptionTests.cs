@@ -18,5 +18,5 @@ public sealed class LinuxExceptionTests
 
     [TestMethod]
     public void Number_without_a_name_is_shown_as_the_number() =>
-        Assert.AreEqual("ioctl: 133 (133)", new LinuxException("ioctl", (Errno)133, string.Empty).Message);
+        Assert.AreEqual("ioctl: 134 (134)", new LinuxException("ioctl", (Errno)134, string.Empty).Message);
 }

@@ -119,25 +119,15 @@ public sealed class Pinner
     /// <returns>What was pinned, to release by disposing it, and what was not.</returns>
     /// <exception cref="ArgumentException">A range or an option is not in whole pages, or gives no access.</exception>
     /// <exception cref="LinuxException">A limit stands against it, found before anything was touched; or, with
-    /// <see cref="PinPolicy.AllOrNothing"/>, a page could not be pinned, and everything was undone.</exception>
+    /// <see cref="PinPolicy.AllOrNothing"/>, a page could not be pinned, and everything was undone. It names the pieces that could not be
+    /// populated, too.</exception>
     public RegisteredMemory Register(IReadOnlyList<PinRange> ranges, PinOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(ranges);
         options ??= PinOptions.Default;
-        if (ranges.Count == 1)
-        {
-            return Register(ranges[0], options);
-        }
-
-        if (options.Populate)
-        {
-            Populate(ranges, options);
-        }
-
-        lock (Lock)
-        {
-            return RegisterByPlan(ranges, options, default, Errno.None);
-        }
+        return ranges.Count == 1 ? Register(ranges[0], options)
+            : options.Populate ? RegisterPopulated(ranges, options)
+            : RegisterNow(ranges, options);
     }
 
     /// <summary>Pins one range. Where none of it is pinned and it need not be populated, this is one call of the kernel and no plan:
@@ -153,7 +143,7 @@ public sealed class Pinner
         // Pages that are pinned exist.
         if (options.Populate && !IsPinned(range, options))
         {
-            Populate([range], options);
+            return RegisterPopulated([range], options);
         }
 
         lock (Lock)
@@ -402,12 +392,31 @@ public sealed class Pinner
         return new PinExecution(this, plan, options.Policy, asked, answer).Run(() => Demand(plan, options));
     }
 
+    private RegisteredMemory RegisterNow(IReadOnlyList<PinRange> ranges, PinOptions options)
+    {
+        lock (Lock)
+        {
+            return ranges.Count == 1 ? RegisterStraight(ranges[0], options) : RegisterByPlan(ranges, options, default, Errno.None);
+        }
+    }
+
     // The limits first, since populating touches the memory. The lock is not held meanwhile, so what is mapped is decided afterwards, and
-    // a page that others unmapped in between fails there.
-    private void Populate(IReadOnlyList<PinRange> ranges, PinOptions options)
+    // a page that others unmapped in between fails there. So does one that could not be populated, which is the page's cause then.
+    private RegisteredMemory RegisterPopulated(IReadOnlyList<PinRange> ranges, PinOptions options)
     {
         Demand(Plan(ranges, options), options);
-        _ = Populator.Run(ranges, options.PopulateThreads, options.Progress);
+        IReadOnlyList<PopulateFailure> failures = Populator.Run(ranges, options.PopulateThreads, options.Progress);
+        try
+        {
+            RegisteredMemory registered = RegisterNow(ranges, options);
+            registered.PopulateFailures = failures;
+            return registered;
+        }
+        catch (LinuxException e) when (failures.Count > 0)
+        {
+            string pieces = string.Join("; ", failures.Take(4)) + (failures.Count > 4 ? $"; and {failures.Count - 4} more" : string.Empty);
+            throw new LinuxException(e.Call, e.Errno, $"{e.Detail}; populating had failed before: {pieces}", e.Cause, e.Cure);
+        }
     }
 
     private static void Demand(PinPlan plan, PinOptions options)

@@ -11,7 +11,7 @@ internal sealed class Populator
     private const ulong Page = 4096;
 
     private readonly List<(HostRange Range, DmaAccess Access)> _chunks = [];
-    private readonly List<PinFailure> _failures = [];
+    private readonly List<PopulateFailure> _failures = [];
     private readonly Lock _lock = new();
     private readonly IProgress<PopulateProgress>? _progress;
     private ulong _total;
@@ -24,8 +24,8 @@ internal sealed class Populator
     /// <param name="ranges">The memory.</param>
     /// <param name="threads">Threads to use at the most; 0 for one per processor.</param>
     /// <param name="progress">Told after each piece, from the thread that did it.</param>
-    /// <returns>The pieces that failed. Not always an error: memory of a device has no pages to populate, yet can be mapped.</returns>
-    public static IReadOnlyList<PinFailure> Run(IEnumerable<PinRange> ranges, int threads, IProgress<PopulateProgress>? progress)
+    /// <returns>The pieces that failed, by host address. Memory of a device is none of them: it has no pages to populate, yet can be mapped.</returns>
+    public static IReadOnlyList<PopulateFailure> Run(IEnumerable<PinRange> ranges, int threads, IProgress<PopulateProgress>? progress)
     {
         var populator = new Populator(progress);
         foreach (PinRange range in ranges)
@@ -47,6 +47,7 @@ internal sealed class Populator
             helper.Join();
         }
 
+        populator._failures.Sort((a, b) => a.Host.First.CompareTo(b.Host.First));
         return populator._failures;
     }
 
@@ -74,17 +75,21 @@ internal sealed class Populator
         {
             (HostRange range, DmaAccess access) = _chunks[i];
             Errno errno = (access & DmaAccess.Write) != 0 ? Advise(range, Mman.MADV_POPULATE_WRITE) : PopulateForReading(range);
+            ulong done;
             lock (_lock)
             {
                 // EINVAL: a kernel before 5.14, or a device's memory; mapping it decides.
                 if (errno is not (Errno.None or Errno.EINVAL))
                 {
-                    _failures.Add(new PinFailure(range, errno, "its pages could not be made", "look for memory pressure: dmesg, /proc/meminfo"));
+                    _failures.Add(PopulateFailure.Of(range, errno));
                 }
 
                 _done += range.Length;
-                _progress?.Report(new PopulateProgress(_done, _total));
+                done = _done;
             }
+
+            // Without the lock: what is told may take its time, and the other threads go on.
+            _progress?.Report(new PopulateProgress(done, _total));
         }
     }
 

@@ -43,6 +43,10 @@ public sealed class RegisteredMemory : IDisposable
     /// <summary>The pages that could not be pinned; always empty with <see cref="PinPolicy.AllOrNothing"/>.</summary>
     public IReadOnlyList<PinFailure> Failures => _failures ?? [];
 
+    /// <summary>The pieces whose pages could not all be made ahead of mapping; none where populating was not asked for. What of them could
+    /// not be pinned either is in <see cref="Failures"/>; the rest is pinned.</summary>
+    public IReadOnlyList<PopulateFailure> PopulateFailures { get; internal set; } = [];
+
     /// <summary>Where a device finds a host address.</summary>
     /// <param name="address">The host address.</param>
     /// <param name="iova">The IOVA.</param>

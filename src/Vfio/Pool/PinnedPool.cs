@@ -118,17 +118,24 @@ public sealed class PinnedPool : IDisposable
 
     /// <summary>Adds a segment.</summary>
     /// <param name="bytes">Bytes to add, a multiple of the page size.</param>
+    /// <param name="progress">Told how far populating is, in place of <see cref="PinnedPoolOptions.Progress"/>; that one for null.</param>
+    /// <param name="populateThreads">Threads that populate it, in place of <see cref="PinnedPoolOptions.PopulateThreads"/>; as many for null.</param>
     /// <exception cref="LinuxException">A limit stands against it (nothing was touched), or a call failed (everything was undone).</exception>
     /// <exception cref="ObjectDisposedException">The pool was destroyed.</exception>
-    public void Grow(ulong bytes)
+    public void Grow(ulong bytes, IProgress<PopulateProgress>? progress = null, int? populateThreads = null)
     {
         lock (_change)
         {
             ObjectDisposedException.ThrowIf(_destroyed, this);
-            PinnedPoolOptions options = _options with { Size = bytes };
+            PinnedPoolOptions options = _options with
+            {
+                Size = bytes,
+                Progress = progress ?? _options.Progress,
+                PopulateThreads = populateThreads ?? _options.PopulateThreads,
+            };
             PoolPlan plan = _pinner is null ? PoolPlan.For(options, (PinLimits?)null, _sysfs) : PoolPlan.For(options, _pinner, _sysfs);
             plan.ThrowIfImpossible($"pool {Name} of {ByteSize.Text(bytes)}");
-            PoolSegment segment = MakeSegment(bytes, plan.Backing);
+            PoolSegment segment = MakeSegment(options, plan.Backing);
             int maps = segment.Mappings.Count;
             try
             {
@@ -266,21 +273,22 @@ public sealed class PinnedPool : IDisposable
     /// <exception cref="LinuxException">As there.</exception>
     public void Dispose() => Destroy();
 
-    private PoolSegment MakeSegment(ulong bytes, MemoryBacking backing)
+    private PoolSegment MakeSegment(PinnedPoolOptions options, MemoryBacking backing)
     {
-        PoolMemory memory = PoolMemory.Create(Name, bytes, backing, _options.Grain, _options.Node, _sysfs);
+        ulong bytes = options.Size;
+        PoolMemory memory = PoolMemory.Create(Name, bytes, backing, options.Grain, options.Node, _sysfs);
         RegisteredMemory? registered = null;
         try
         {
             var range = new PinRange(HostRange.Of(memory.Address, bytes), DmaAccess.ReadWrite, backing);
-            IReadOnlyList<PinFailure> failed = Populator.Run([range], _options.PopulateThreads, _options.Progress);
+            IReadOnlyList<PopulateFailure> failed = Populator.Run([range], options.PopulateThreads, options.Progress);
             if (failed.Count > 0)
             {
                 throw new LinuxException("madvise(MADV_POPULATE_WRITE)", failed[0].Errno, $"pool {Name}, {failed[0].Host}", failed[0].Cause, failed[0].Cure);
             }
 
             var segment = new PoolSegment(memory, backing, new PoolOffset(Length), PoolPlacement.Read(memory.Address, _sysfs));
-            registered = _pinner?.Register([range], new PinOptions { Grain = _options.Grain, Contiguous = true, Populate = false });
+            registered = _pinner?.Register([range], new PinOptions { Grain = options.Grain, Contiguous = true, Populate = false });
             segment.Registered = registered;
             segment.Iova = registered?.Mappings[0].Iova.First ?? new Iova(NoDevice + memory.Address.Value);
             return segment;
