@@ -22,6 +22,7 @@ namespace Vfio.Service;
 [JsonSerializable(typeof(PoolInfo[]))]
 [JsonSerializable(typeof(PoolName))]
 [JsonSerializable(typeof(PoolChange))]
+[JsonSerializable(typeof(PoolGrowth))]
 [JsonSerializable(typeof(AttachLayout))]
 [JsonSerializable(typeof(DirtyRequest))]
 [JsonSerializable(typeof(ExportRequest))]

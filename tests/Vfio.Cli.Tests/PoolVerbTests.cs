@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using System.Text.Json;
 using Vfio.Linux;
 using Vfio.Service;
@@ -37,6 +38,37 @@ public sealed class PoolVerbTests
         Assert.HasCount(2, rig.Host.Kernel.Mappings);
         StringAssert.Contains(rig.RunFailing("pool", "shrink", "demo", "--by", "2MiB"), "--grain", StringComparison.Ordinal);
         Assert.AreEqual(1, rig.RunJson("pool", "shrink", "demo", "--by", "1MiB").GetProperty("segments").GetArrayLength());
+    }
+
+    [TestMethod]
+    public async Task The_threads_that_populate_are_told_to_the_daemon()
+    {
+        using var rig = new CliRig();
+        // One that hears a request, and ends.
+        using var daemon = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        daemon.Bind(new UnixDomainSocketEndPoint(rig.SocketPath));
+        daemon.Listen();
+        string[] grow = ["pool", "grow", "demo", "--by", "1MiB"];
+        Assert.AreEqual(3, await Heard([.. Create, "--populate-threads", "3"]));
+        Assert.AreEqual(2, await Heard([.. grow, "--populate-threads", "2"]));
+        Assert.AreEqual(0, await Heard(Create));
+        Assert.IsNull(await Heard(grow));
+
+        async Task<int?> Heard(string[] line)
+        {
+            Task<CliOutcome> run = Task.Run(() => rig.Run(line));
+            string? request;
+            using (Socket client = await daemon.AcceptAsync())
+            using (var reader = new StreamReader(new NetworkStream(client)))
+            {
+                request = await reader.ReadLineAsync();
+            }
+
+            Assert.AreEqual(1, (await run).Code);
+            using JsonDocument document = JsonDocument.Parse(request!);
+            return document.RootElement.GetProperty("params").TryGetProperty("populateThreads", out JsonElement threads)
+                && threads.ValueKind == JsonValueKind.Number ? threads.GetInt32() : null;
+        }
     }
 
     [TestMethod]

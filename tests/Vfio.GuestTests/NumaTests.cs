@@ -62,7 +62,7 @@ public sealed class NumaTests
         AssertOn(1, 32 * MiB, made.Segments[0]);
 
         // The node has no page left, and another helps out.
-        PoolInfo grown = PoolOperations.Grow.Run(engine, new PoolChange("near", 4 * MiB), new OperationContext());
+        PoolInfo grown = PoolOperations.Grow.Run(engine, new PoolGrowth("near", 4 * MiB), new OperationContext());
         AssertOn(0, 4 * MiB, grown.Segments[1]);
         PoolOperations.Destroy.Run(engine, new PoolName("near"), new OperationContext());
 

@@ -16,8 +16,8 @@ internal static class PoolVerbs
         BuildCreate(verbs),
         BuildList(verbs),
         BuildShow(verbs),
-        BuildChange(verbs, "grow", "Adds memory to a pool, as a segment of its own", PoolOperations.Grow),
-        BuildChange(verbs, "shrink", "Takes memory off the end of a pool", PoolOperations.Shrink),
+        BuildGrow(verbs),
+        BuildShrink(verbs),
         BuildRestore(verbs),
         BuildDestroy(verbs));
 
@@ -44,15 +44,17 @@ internal static class PoolVerbs
     {
         Argument<string> name = Name();
         var shape = new PoolShape(needsDevice: true);
+        Option<int?> threads = PopulateThreads("one per processor");
         return verbs.Verb(
             "create",
             "Makes a pool, pins it, and maps it for its devices",
             ["vfiopin pool create demo --size 128MiB --page-size 2MiB --device 0000:00:04.0"],
-            [name, .. shape.Options],
+            [name, .. shape.Options, threads],
             run =>
             {
+                PoolRequest request = shape.Request(run, run.Get(name)) with { PopulateThreads = Threads(run, threads) ?? 0 };
                 using IControl control = run.Daemon();
-                run.Show(run.Call(control, PoolOperations.Create, shape.Request(run, run.Get(name))), static json => json.PoolInfo, ShowPool);
+                run.Show(run.Call(control, PoolOperations.Create, request), static json => json.PoolInfo, ShowPool);
                 return Vfiopin.Done;
             });
     }
@@ -84,18 +86,46 @@ internal static class PoolVerbs
         });
     }
 
-    private static Command BuildChange(VerbBuilder verbs, string verb, string description, Operation<PoolChange, PoolInfo> operation)
+    private static Command BuildGrow(VerbBuilder verbs)
     {
         Argument<string> name = Name();
-        Option<ulong?> by = SizeParser.Option("--by", "Bytes, a multiple of the page size", required: true);
-        return verbs.Verb(verb, description, [$"vfiopin pool {verb} demo --by 64MiB"], [name, by], run =>
+        Option<ulong?> by = By();
+        Option<int?> threads = PopulateThreads("as when the pool was made");
+        return verbs.Verb("grow", "Adds memory to a pool, as a segment of its own", ["vfiopin pool grow demo --by 64MiB"], [name, by, threads], run =>
         {
+            var growth = new PoolGrowth(run.Get(name), run.Get(by) ?? 0) { PopulateThreads = Threads(run, threads) };
             using IControl control = run.Daemon();
-            var change = new PoolChange(run.Get(name), run.Get(by) ?? 0);
-            run.Show(run.Call(control, operation, change), static json => json.PoolInfo, ShowPool);
+            run.Show(run.Call(control, PoolOperations.Grow, growth), static json => json.PoolInfo, ShowPool);
             return Vfiopin.Done;
         });
     }
+
+    private static Command BuildShrink(VerbBuilder verbs)
+    {
+        Argument<string> name = Name();
+        Option<ulong?> by = By();
+        return verbs.Verb("shrink", "Takes memory off the end of a pool", ["vfiopin pool shrink demo --by 64MiB"], [name, by], run =>
+        {
+            using IControl control = run.Daemon();
+            run.Show(
+                run.Call(control, PoolOperations.Shrink, new PoolChange(run.Get(name), run.Get(by) ?? 0)), static json => json.PoolInfo, ShowPool);
+            return Vfiopin.Done;
+        });
+    }
+
+    private static Option<ulong?> By() => SizeParser.Option("--by", "Bytes, a multiple of the page size", required: true);
+
+    private static Option<int?> PopulateThreads(string otherwise) => new("--populate-threads")
+    {
+        Description = $"Threads that make the pages, 1 to {PoolRequest.MostPopulateThreads} [default: {otherwise}]",
+        HelpName = "N",
+    };
+
+    private static int? Threads(Invocation run, Option<int?> option) => run.Get(option) switch
+    {
+        < 1 or > PoolRequest.MostPopulateThreads => throw new UsageException($"{option.Name} {run.Get(option)}: 1 to {PoolRequest.MostPopulateThreads} threads"),
+        var threads => threads,
+    };
 
     private static Command BuildRestore(VerbBuilder verbs)
     {

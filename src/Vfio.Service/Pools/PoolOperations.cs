@@ -9,6 +9,16 @@ public sealed record PoolName(string Name);
 /// <param name="Bytes">Bytes.</param>
 public sealed record PoolChange(string Name, ulong Bytes);
 
+/// <summary>Memory that a pool shall grow by.</summary>
+/// <param name="Name">The pool.</param>
+/// <param name="Bytes">Bytes.</param>
+public sealed record PoolGrowth(string Name, ulong Bytes)
+{
+    /// <summary>Threads that populate it, at most <see cref="PoolRequest.MostPopulateThreads"/>; 0 for one per processor, null for as
+    /// many as when the pool was made.</summary>
+    public int? PopulateThreads { get; init; }
+}
+
 /// <summary>Operations on pools.</summary>
 public static class PoolOperations
 {
@@ -41,11 +51,16 @@ public static class PoolOperations
         static (engine, pool, _) => PoolInfo.Of(engine.GetPool(pool.Name)));
 
     /// <summary>Adds memory to a pool.</summary>
-    public static Operation<PoolChange, PoolInfo> Grow { get; } = new(
+    public static Operation<PoolGrowth, PoolInfo> Grow { get; } = new(
         "pool.grow",
-        static json => json.PoolChange,
+        static json => json.PoolGrowth,
         static json => json.PoolInfo,
-        static (engine, change, _) => engine.ChangePool(change.Name, "pool grow", PoolShare.Lent, pool => pool.Grow(change.Bytes)));
+        static (engine, growth, context) =>
+        {
+            PoolRequest.DemandThreads(growth.PopulateThreads ?? 0);
+            var progress = new ProgressMeter("populating", context.Progress);
+            return engine.ChangePool(growth.Name, "pool grow", PoolShare.Lent, pool => pool.Grow(growth.Bytes, progress, growth.PopulateThreads));
+        });
 
     /// <summary>Takes memory off a pool.</summary>
     public static Operation<PoolChange, PoolInfo> Shrink { get; } = new(

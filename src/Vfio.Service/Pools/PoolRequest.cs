@@ -7,6 +7,9 @@ namespace Vfio.Service;
 /// <param name="Size">Bytes, a multiple of the page size.</param>
 public sealed record PoolRequest(string Name, ulong Size)
 {
+    /// <summary>The most threads that populate one pool.</summary>
+    public const int MostPopulateThreads = 256;
+
     private const int LongestName = 64;
 
     /// <summary>The pages to make it of, by name (<c>1GiB</c>, <c>2MiB</c>, <c>thp</c>, <c>4KiB</c>); the first that can be had.</summary>
@@ -23,6 +26,9 @@ public sealed record PoolRequest(string Name, ulong Size)
 
     /// <summary>The NUMA node to take pages from, or null for that of the first device.</summary>
     public int? Node { get; init; }
+
+    /// <summary>Threads that populate the memory, at most <see cref="MostPopulateThreads"/>; 0 for one per processor.</summary>
+    public int PopulateThreads { get; init; }
 
     /// <summary>Checks what the pool itself does not, and makes its options.</summary>
     internal PinnedPoolOptions ToOptions(PciBus bus, IProgress<PopulateProgress>? progress)
@@ -58,6 +64,7 @@ public sealed record PoolRequest(string Name, ulong Size)
             throw Invalid($"grain of {Grain} bytes", "a grain is a power of two of at least 4 KiB", "choose another grain");
         }
 
+        DemandThreads(PopulateThreads);
         return new PinnedPoolOptions
         {
             Name = Name,
@@ -66,8 +73,17 @@ public sealed record PoolRequest(string Name, ulong Size)
             BufferSize = BufferSize,
             Grain = Grain,
             Node = Node ?? (Devices.Count > 0 ? bus.Get(Devices[0]).NumaNode : null),
+            PopulateThreads = PopulateThreads,
             Progress = progress,
         };
+    }
+
+    internal static void DemandThreads(int populateThreads)
+    {
+        if (populateThreads is < 0 or > MostPopulateThreads)
+        {
+            throw Invalid($"{populateThreads} threads to populate", $"memory is populated by 1 to {MostPopulateThreads} threads", "choose another number, or none");
+        }
     }
 
     private static LinuxException Invalid(string detail, string cause, string cure) => new("pool", Errno.EINVAL, detail, cause, cure);

@@ -253,7 +253,7 @@ public sealed class EngineConcurrencyTests(TestContext context)
 
         public PoolInfo[] List() => PoolOperations.List.Run(Engine, new NoParameters(), new OperationContext());
 
-        public void Grow(string name) => PoolOperations.Grow.Run(Engine, new PoolChange(name, 4096), new OperationContext());
+        public void Grow(string name) => PoolOperations.Grow.Run(Engine, new PoolGrowth(name, 4096), new OperationContext());
 
         public void Destroy(string name) => PoolOperations.Destroy.Run(Engine, new PoolName(name), new OperationContext());
 

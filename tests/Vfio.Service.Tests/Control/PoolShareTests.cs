@@ -15,7 +15,7 @@ public sealed class PoolShareTests
         SimPlainDevice model = host.Add(new SimPlainDevice(Address), 3);
         using var engine = new Engine(host.Kernel, host.Sysfs);
         PoolOperations.Create.Run(engine, new PoolRequest("a", 4 << 20) { Devices = [Address], PageSizes = ["4KiB"] }, new OperationContext());
-        PoolOperations.Grow.Run(engine, new PoolChange("a", 1 << 20), new OperationContext());
+        PoolOperations.Grow.Run(engine, new PoolGrowth("a", 1 << 20), new OperationContext());
         Action? atEnd = null;
         AttachOperations.Attach.Run(engine, new PoolName("a"), new OperationContext { Hold = a => atEnd = a });
         Refused(() => Shrink(engine), "an attached command");

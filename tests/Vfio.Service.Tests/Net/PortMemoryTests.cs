@@ -76,7 +76,7 @@ public sealed class PortMemoryTests : IDisposable
     {
         MakePool("frames", FrameBatch.BufferSize);
         Add(new PortRequest("vm0") { Pool = "frames" });
-        PoolOperations.Grow.Run(_engine, new PoolChange("frames", 4 << 20), new OperationContext());
+        PoolOperations.Grow.Run(_engine, new PoolGrowth("frames", 4 << 20), new OperationContext());
         // The first port has all of the first segment.
         Add(new PortRequest("vm1") { Pool = "frames", SocketPath = SocketPath + "1" });
         using (var guest = new PortGuest(SocketPath + "1"))
