@@ -15,7 +15,19 @@ public sealed record NoParameters
 /// <param name="Pools">How many pools it holds.</param>
 /// <param name="Ports">How many network ports it serves.</param>
 /// <param name="Collections">Garbage collections since its start; it stands still while nothing is asked of the daemon.</param>
-public sealed record DaemonInfo(string Version, int ProcessId, int Pools, int Ports, int Collections);
+/// <param name="Memlock">What it may pin.</param>
+public sealed record DaemonInfo(string Version, int ProcessId, int Pools, int Ports, int Collections, MemlockInfo Memlock);
+
+/// <summary>What a process may pin.</summary>
+/// <param name="Limit">RLIMIT_MEMLOCK in bytes, or null where there is none.</param>
+/// <param name="Used">Bytes counted against it already.</param>
+/// <param name="Exempt">Whether it has CAP_IPC_LOCK, so that the limit does not apply.</param>
+public sealed record MemlockInfo(ulong? Limit, ulong Used, bool Exempt)
+{
+    internal static MemlockInfo Of(MemlockLimit limit) => new(limit.Limit, limit.Used, limit.Exempt);
+
+    internal MemlockLimit ToLimit(int processId) => new(Limit, Used, Exempt) { ProcessId = processId };
+}
 
 /// <summary>Operations on the daemon itself.</summary>
 public static class DaemonOperations
@@ -30,5 +42,6 @@ public static class DaemonOperations
             Environment.ProcessId,
             engine.PoolCount,
             engine.Net.Ports.Count,
-            GC.CollectionCount(0)));
+            GC.CollectionCount(0),
+            MemlockInfo.Of(MemlockLimit.Read(engine.Bus.Sysfs))));
 }

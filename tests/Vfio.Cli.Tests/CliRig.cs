@@ -15,15 +15,16 @@ internal sealed class CliRig : IDisposable
     private ControlServer? _daemon;
     private Engine? _engine;
 
-    public CliRig(bool hasDevice = true)
+    public CliRig(bool hasDevice = true, KernelBehaviour? behaviour = null)
     {
+        Host = new SimHost(behaviour);
         if (hasDevice)
         {
             Host.Add(new SimPlainDevice(PciAddress.Parse(Device)), group: 5);
         }
     }
 
-    public SimHost Host { get; } = new();
+    public SimHost Host { get; }
 
     public string SocketPath => Path.Combine(_directory, "vfiopin.sock");
 

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Vfio.Cli.Terminal;
+using Vfio.Linux;
 using Vfio.Service;
 
 namespace Vfio.Cli.Verbs;
@@ -18,10 +19,30 @@ internal static class DoctorVerb
             [address, size],
             run =>
             {
-                DoctorReport report = new Doctor(run.Environment.Kernel, run.Environment.Sysfs).Examine(run.Get(address), run.Get(size));
+                (DaemonInfo? daemon, string whyNone) = AskDaemon(run);
+                DoctorReport report = new Doctor(run.Environment.Kernel, run.Environment.Sysfs).Examine(run.Get(address), run.Get(size), daemon, whyNone);
                 run.Show(report, static json => json.DoctorReport, Show);
                 return report.Worst == FindingStatus.Failure ? Vfiopin.Failed : Vfiopin.Done;
             });
+    }
+
+    // A daemon that cannot be asked must not keep the rest from being told.
+    private static (DaemonInfo? Daemon, string WhyNone) AskDaemon(Invocation run)
+    {
+        using ControlClient? client = ControlClient.TryConnect(run.SocketPath, out Errno errno);
+        if (client is null)
+        {
+            return (null, errno is Errno.ENOENT or Errno.ECONNREFUSED ? "no daemon runs" : $"the daemon could not be asked: {errno}");
+        }
+
+        try
+        {
+            return (client.Invoke(DaemonOperations.Info, NoParameters.Instance, new OperationContext { Cancellation = run.Cancellation }), string.Empty);
+        }
+        catch (IOException e)
+        {
+            return (null, $"the daemon did not answer: {e.Message}");
+        }
     }
 
     private static void Show(DoctorReport report, TextView view)

@@ -14,13 +14,16 @@ public sealed class Doctor(IKernel? kernel = null, Sysfs? sysfs = null)
     /// <summary>Looks.</summary>
     /// <param name="address">The device that shall be used, or null for the machine alone.</param>
     /// <param name="size">Bytes that shall be pinned, or null where that is not known yet.</param>
+    /// <param name="daemon">What the daemon says of itself, or null where none can be asked. Where one runs, it is the one that pins.</param>
+    /// <param name="whyNoDaemon">Why there is none to be asked, for the line that then tells about this process.</param>
     /// <returns>What was found.</returns>
-    public DoctorReport Examine(PciAddress? address = null, ulong? size = null)
+    public DoctorReport Examine(
+        PciAddress? address = null, ulong? size = null, DaemonInfo? daemon = null, string whyNoDaemon = "no daemon was asked")
     {
         var findings = new List<Finding>();
         findings.AddRange(MachineFindings.Of(_bus));
         findings.AddRange(VfioFindings.Of(_bus));
-        findings.AddRange(MemoryFindings.Of(_bus.Sysfs, size));
+        findings.AddRange(MemoryFindings.Of(_bus.Sysfs, size, daemon, whyNoDaemon));
         findings.AddRange(address is PciAddress one ? DeviceFindings.Of(_bus, one) : DeviceFindings.OfAll(_bus));
         findings.AddRange(ContainerFindings.Of(_kernel, _bus, address));
         return new DoctorReport(findings);

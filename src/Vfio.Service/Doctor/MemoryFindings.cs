@@ -9,25 +9,27 @@ internal static class MemoryFindings
     private const ulong MiB = 1ul << 20;
     private const ulong SmallPool = 64 * MiB;
 
-    public static IEnumerable<Finding> Of(Sysfs sysfs, ulong? size)
+    public static IEnumerable<Finding> Of(Sysfs sysfs, ulong? size, DaemonInfo? daemon, string whyNoDaemon)
     {
-        yield return Memlock(sysfs, size);
+        // Of the process that will pin.
+        yield return daemon is null
+            ? Memlock(MemlockLimit.Read(sysfs), $"this process ({whyNoDaemon})", size)
+            : Memlock(daemon.Memlock.ToLimit(daemon.ProcessId), string.Create(CultureInfo.InvariantCulture, $"the daemon (pid {daemon.ProcessId})"), size);
         foreach (MemoryBacking backing in new[] { MemoryBacking.Huge2MiB, MemoryBacking.Huge1GiB })
         {
             yield return Pages(sysfs, backing, size);
         }
     }
 
-    private static Finding Memlock(Sysfs sysfs, ulong? size)
+    private static Finding Memlock(MemlockLimit limit, string who, ulong? size)
     {
-        MemlockLimit limit = MemlockLimit.Read(sysfs);
         if (limit.Left is not ulong left)
         {
             return new Finding(
-                "memlock", FindingStatus.Ok, limit.Exempt ? "this process has CAP_IPC_LOCK: no limit applies" : "RLIMIT_MEMLOCK is unlimited", null);
+                "memlock", FindingStatus.Ok, limit.Exempt ? $"{who} has CAP_IPC_LOCK: no limit applies" : $"RLIMIT_MEMLOCK of {who} is unlimited", null);
         }
 
-        string text = string.Create(CultureInfo.InvariantCulture, $"RLIMIT_MEMLOCK leaves {left / MiB} MiB");
+        string text = string.Create(CultureInfo.InvariantCulture, $"RLIMIT_MEMLOCK leaves {left / MiB} MiB to {who}");
         ulong wanted = size ?? SmallPool;
         return left >= wanted
             ? new Finding("memlock", FindingStatus.Ok, text, null)

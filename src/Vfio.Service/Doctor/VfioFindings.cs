@@ -7,6 +7,7 @@ namespace Vfio.Service;
 internal static class VfioFindings
 {
     private const uint UsualEntries = ushort.MaxValue;
+    private const string NoIommuMode = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
 
     public static IEnumerable<Finding> Of(PciBus bus)
     {
@@ -15,6 +16,15 @@ internal static class VfioFindings
             ? new Finding("vfio-pci", FindingStatus.Ok, "the driver is loaded", null)
             : new Finding("vfio-pci", FindingStatus.Failure, "the driver is not loaded", "modprobe vfio-pci");
         yield return Container(sysfs);
+        if (sysfs.TryRead(NoIommuMode) == "Y")
+        {
+            yield return new Finding(
+                "no-IOMMU mode",
+                FindingStatus.Warning,
+                "allowed: a device without an IOMMU can be bound to vfio-pci and then reaches all memory; vfiopin uses none such",
+                $"echo N > {NoIommuMode}");
+        }
+
         foreach (string name in sysfs.List("/dev/vfio"))
         {
             if (name.All(char.IsAsciiDigit))
@@ -67,5 +77,5 @@ internal static class VfioFindings
     }
 
     private static string Mode(Sysfs sysfs, string path) =>
-        "0" + Convert.ToString((int)File.GetUnixFileMode(sysfs.Resolve(path)), 8);
+        "0" + Convert.ToString((int)File.GetUnixFileMode(sysfs.Resolve(path)), 8).PadLeft(3, '0');
 }

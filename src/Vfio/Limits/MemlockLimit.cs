@@ -3,7 +3,7 @@ using Vfio.Linux;
 
 namespace Vfio;
 
-/// <summary>What this process may pin, as the kernel counts it: pinned pages go to <c>locked_vm</c> (<c>VmLck</c>) and are compared with
+/// <summary>What a process may pin, as the kernel counts it: pinned pages go to <c>locked_vm</c> (<c>VmLck</c>) and are compared with
 /// RLIMIT_MEMLOCK unless the process has CAP_IPC_LOCK when it maps (<c>vfio_lock_acct</c>).</summary>
 /// <param name="Limit">Bytes, or null when there is no limit or it cannot be read.</param>
 /// <param name="Used">Bytes counted already.</param>
@@ -11,6 +11,9 @@ namespace Vfio;
 public sealed record MemlockLimit(ulong? Limit, ulong Used, bool Exempt)
 {
     private const int CapIpcLock = 14;
+
+    /// <summary>The process.</summary>
+    public int ProcessId { get; init; } = Environment.ProcessId;
 
     /// <summary>No limit at all.</summary>
     public static MemlockLimit None { get; } = new(null, 0, Exempt: false);
@@ -47,7 +50,7 @@ public sealed record MemlockLimit(ulong? Limit, ulong Used, bool Exempt)
         ulong kib = (need + ByteSize.KiB - 1) / ByteSize.KiB;
         return string.Create(CultureInfo.InvariantCulture,
             $"LimitMEMLOCK={need} in the systemd unit, or \"USER - memlock {kib}\" in /etc/security/limits.conf (KiB), or "
-            + $"prlimit --pid {Environment.ProcessId} --memlock={need}:{need} for this process, or give it CAP_IPC_LOCK");
+            + $"prlimit --pid {ProcessId} --memlock={need}:{need} for the running process, or give it CAP_IPC_LOCK");
     }
 
     private static string[] Fields(string text, string key)

@@ -31,6 +31,9 @@ public sealed record IommuGroup(int Number, IReadOnlyList<PciDevice> Members)
         "the IOMMU cannot keep the members of a group apart, so none may stay with a driver of the host",
         IsViable ? "unbind the group's other devices from their drivers" : BindCommand);
 
+    /// <summary>Whether VFIO made the group for a device that no IOMMU translates for (<c>vfio_noiommu_group_alloc</c>).</summary>
+    internal static bool IsOfNoIommu(Sysfs sysfs, string directory) => sysfs.TryRead($"{directory}/name") == "vfio-noiommu";
+
     private static bool Allows(PciDevice member) =>
         member.Driver is null or "pci-stub" or "pcieport" || member.IsOnVfio || member.IsBridge;
 }

@@ -16,8 +16,8 @@ public sealed class PciBus
     /// <summary>The tree that is read.</summary>
     public Sysfs Sysfs { get; }
 
-    /// <summary>Whether an IOMMU is on: the kernel makes groups only then.</summary>
-    public bool HasIommu => Sysfs.List(Groups).Count > 0;
+    /// <summary>Whether an IOMMU is on: the kernel makes groups only then, but for those of VFIO's no-IOMMU mode, which translate nothing.</summary>
+    public bool HasIommu => Sysfs.List(Groups).Any(number => !IommuGroup.IsOfNoIommu(Sysfs, $"{Groups}/{number}"));
 
     /// <summary>Every function, in bus order.</summary>
     /// <returns>The functions; none on a machine without PCI.</returns>

@@ -70,7 +70,7 @@ public sealed record PciDevice(
             return null;
         }
 
-        string? group = sysfs.TryReadLinkName(directory + "/iommu_group");
+        string? group = Vfio.IommuGroup.IsOfNoIommu(sysfs, directory + "/iommu_group") ? null : sysfs.TryReadLinkName(directory + "/iommu_group");
         int? node = Number(sysfs.TryRead(directory + "/numa_node"));
         return new PciDevice(
             address,

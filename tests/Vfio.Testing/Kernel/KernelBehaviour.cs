@@ -8,6 +8,10 @@ namespace Vfio.Testing;
 /// <param name="UnknownContainer">What VFIO_GROUP_SET_CONTAINER says to a descriptor that is no container (EBADFD since 6.2).</param>
 public sealed record KernelBehaviour(string Name, bool ReportsOverflow, bool AlignsCapabilities, int UnknownContainer)
 {
+    /// <summary>Containers are iommufd's (CONFIG_IOMMUFD_VFIO_CONTAINER, <c>drivers/iommu/iommufd/vfio_compat.c</c>): no capability tells of
+    /// migration, entries are without end, and there is no dirty tracking. All else is taken to be as with type1.</summary>
+    public bool IsIommufd { get; init; }
+
     private const int Einval = 22;
     private const int Ebadfd = 77;
 

@@ -60,6 +60,7 @@ internal sealed unsafe class SimContainer(SimKernel kernel) : SimFile
     {
         vfio.VFIO_TYPE1_IOMMU or vfio.VFIO_UNMAP_ALL => true,
         vfio.VFIO_TYPE1v2_IOMMU or NestingIommu => kernel.HasType1Version2,
+        vfio.VFIO_UPDATE_VADDR when kernel.Behaviour.IsIommufd => false,
         vfio.VFIO_UPDATE_VADDR or vfio.VFIO_DMA_CC_IOMMU => Iommu is not null,
         _ => false,
     };

@@ -15,6 +15,11 @@ internal sealed unsafe partial class SimIommu
     {
         const uint Known = vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_START | vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP
             | vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP;
+        if (kernel.Behaviour.IsIommufd)
+        {
+            return -(long)Errno.ENOTTY;
+        }
+
         if (!isVersion2)
         {
             return -(long)Errno.EACCES;

@@ -52,16 +52,20 @@ internal sealed unsafe partial class SimIommu
     private CapabilityChain BuildCapabilities()
     {
         var chain = new CapabilityChain(kernel.Behaviour);
-        chain.Add(new vfio_iommu_type1_info_cap_migration
+        if (!kernel.Behaviour.IsIommufd)
         {
-            header = CapabilityChain.Header(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION),
-            pgsize_bitmap = SmallestPageSize,
-            max_dirty_bitmap_size = LargestBitmap,
-        });
+            chain.Add(new vfio_iommu_type1_info_cap_migration
+            {
+                header = CapabilityChain.Header(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION),
+                pgsize_bitmap = SmallestPageSize,
+                max_dirty_bitmap_size = LargestBitmap,
+            });
+        }
+
         chain.Add(new vfio_iommu_type1_info_dma_avail
         {
             header = CapabilityChain.Header(vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL),
-            avail = AvailableEntries,
+            avail = kernel.Behaviour.IsIommufd ? uint.MaxValue : AvailableEntries,
         });
         if (_validRanges.Count > 0)
         {
