@@ -2,16 +2,19 @@
  *
  *     vfiopin attach POOL -- ./attach [TEXT]
  *
- * which gives it the pool's memory as descriptors and their layout as JSON in VFIOPIN_LAYOUT. It maps every segment, says
- * where the devices find it, and with TEXT writes that at the start of the pool and reads it back through a second mapping.
+ * which gives it the pool's memory and the devices that reach it as descriptors, and their layout as JSON in VFIOPIN_LAYOUT. It asks
+ * every device what it has, maps every segment, says where the devices find it, and with TEXT writes that at the start of the pool and
+ * reads it back through a second mapping.
  *
  *     cc -O2 -Wall -Wextra -o attach attach.c
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/vfio.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 /* The value of "name" in an object of the layout: enough JSON for what vfiopin writes, which has no strings with quotes. */
@@ -32,6 +35,21 @@ static uint64_t number(const char *object, const char *end, const char *name)
     return strtoull(member(object, end, name), NULL, 10);
 }
 
+/* The next object of an array whose objects hold no others, from *at on; NULL behind the last. Moves *at behind it. */
+static const char *object(const char **at, const char **end)
+{
+    const char *first = *at + strcspn(*at, "{]");
+    if (*first != '{')
+        return NULL;
+    *end = strchr(first, '}');
+    if (*end == NULL) {
+        fprintf(stderr, "attach: the layout ends too early\n");
+        exit(1);
+    }
+    *at = *end;
+    return first;
+}
+
 /* IOVAs are strings, "0x100000000": JSON's numbers lose bits above 2^53 in many readers. */
 static uint64_t address(const char *object, const char *end, const char *name)
 {
@@ -48,6 +66,19 @@ static void *map(int descriptor, uint64_t length)
     return memory;
 }
 
+/* The device is open already, and its group in the container: all that a program of its own would have done first. */
+static void ask(int descriptor, const char *name)
+{
+    struct vfio_device_info info = { .argsz = sizeof info };
+    if (ioctl(descriptor, VFIO_DEVICE_GET_INFO, &info) < 0) {
+        fprintf(stderr, "attach: VFIO_DEVICE_GET_INFO on descriptor %d: %s\n", descriptor, strerror(errno));
+        exit(1);
+    }
+    printf("device %.*s: %s, %u regions, %u interrupts%s, descriptor %d\n", (int)strcspn(name, "\""), name,
+           info.flags & VFIO_DEVICE_FLAGS_PCI ? "PCI" : "not PCI", info.num_regions, info.num_irqs,
+           info.flags & VFIO_DEVICE_FLAGS_RESET ? ", can be reset" : "", descriptor);
+}
+
 int main(int argc, char **argv)
 {
     const char *layout = getenv("VFIOPIN_LAYOUT");
@@ -57,14 +88,18 @@ int main(int argc, char **argv)
     }
 
     const char *end = layout + strlen(layout);
-    const char *next = member(layout, end, "segments");
-    for (int i = 0; (next = strchr(next, '{')) != NULL; i++) {
-        const char *stop = strchr(next, '}');
-        int descriptor = (int)number(next, stop, "descriptor");
-        uint64_t length = number(next, stop, "length");
+    const char *next = member(layout, end, "devices");
+    const char *first, *stop;
+    while ((first = object(&next, &stop)) != NULL)
+        ask((int)number(first, stop, "descriptor"), member(first, stop, "address") + 1);
+
+    next = member(layout, end, "segments");
+    for (int i = 0; (first = object(&next, &stop)) != NULL; i++) {
+        int descriptor = (int)number(first, stop, "descriptor");
+        uint64_t length = number(first, stop, "length");
         char *memory = map(descriptor, length);
         printf("segment %d: %" PRIu64 " bytes at IOVA 0x%" PRIx64 ", descriptor %d\n",
-               i, length, address(next, stop, "iova"), descriptor);
+               i, length, address(first, stop, "iova"), descriptor);
 
         if (i == 0 && argc > 1) {
             size_t size = strlen(argv[1]) + 1;
@@ -80,7 +115,6 @@ int main(int argc, char **argv)
                 return 1;
             }
         }
-        next = stop;
     }
     return 0;
 }
