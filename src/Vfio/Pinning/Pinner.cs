@@ -125,9 +125,9 @@ public sealed class Pinner
     {
         ArgumentNullException.ThrowIfNull(ranges);
         options ??= PinOptions.Default;
+        // Pages that are pinned exist.
         return ranges.Count == 1 ? Register(ranges[0], options)
-            : options.Populate ? RegisterPopulated(ranges, options)
-            : RegisterNow(ranges, options);
+            : ReferenceAll(ranges, options) ?? (options.Populate ? RegisterPopulated(ranges, options) : RegisterNow(ranges, options));
     }
 
     /// <summary>Pins one range. Where none of it is pinned and it need not be populated, this is one call of the kernel and no plan:
@@ -140,10 +140,9 @@ public sealed class Pinner
     public RegisteredMemory Register(PinRange range, PinOptions? options = null)
     {
         options ??= PinOptions.Default;
-        // Pages that are pinned exist.
-        if (options.Populate && !IsPinned(range, options))
+        if (options.Populate)
         {
-            return RegisterPopulated([range], options);
+            return ReferenceAll([range], options) ?? RegisterPopulated([range], options);
         }
 
         lock (Lock)
@@ -335,7 +334,7 @@ public sealed class Pinner
             || !_live.IsFree(host, out LiveMappings.Place place)
             || !PinPlanner.TryAllocate(host, range.Access, range.Backing, _iommu.PageSizes, _allocator, out Iova iova))
         {
-            return TryFindPinned(range, options, out LiveMappings.Place pinned) ? Reference(pinned) : RegisterByPlan(range, options);
+            return RegisterByPlan(range, options);
         }
 
         // Before the kernel's call, as everything that needs memory.
@@ -344,38 +343,61 @@ public sealed class Pinner
         return answer == Errno.None ? registered : RegisterRefused(range, options, iova, answer);
     }
 
-    private bool IsPinned(in PinRange range, PinOptions options)
+    // Where all of it is pinned and allows what is asked, and nothing else is asked: a reference more to each mapping, and no call.
+    private RegisteredMemory? ReferenceAll(IReadOnlyList<PinRange> ranges, PinOptions options)
     {
+        if (options.Grain != 0 || options.At is not null)
+        {
+            return null;
+        }
+
         lock (Lock)
         {
-            return TryFindPinned(range, options, out _);
+            var used = new HashSet<DmaMapping>();
+            foreach (PinRange range in ranges)
+            {
+                if (!PinPlanner.CanBePinned(range.Host, range.Access) || !TryFindPinned(range, used))
+                {
+                    return null;
+                }
+            }
+
+            var registered = new RegisteredMemory(this, [.. used], []);
+            foreach (DmaMapping mapping in used)
+            {
+                AddReference(mapping.Host.First);
+            }
+
+            return registered;
         }
     }
 
-    // One mapping that holds all of the range and allows what is asked, where that is all that is asked.
-    private bool TryFindPinned(in PinRange range, PinOptions options, out LiveMappings.Place place)
+    private bool TryFindPinned(in PinRange range, HashSet<DmaMapping> used)
     {
-        place = default;
-        return options.Grain == 0 && options.At is null
-            && PinPlanner.CanBePinned(range.Host, range.Access)
-            && _live.TryFind(range.Host.First, out place)
-            && _live[place].HostLast >= range.Host.Last
-            && (_live[place].Access & range.Access) == range.Access;
-    }
+        HostAddress next = range.Host.First;
+        foreach (LiveMapping mapping in _live.Overlapping(range.Host))
+        {
+            if (mapping.Host > next || (mapping.Access & range.Access) != range.Access)
+            {
+                return false;
+            }
 
-    // A reference more: no call.
-    private RegisteredMemory Reference(LiveMappings.Place place)
-    {
-        ref LiveMapping mapping = ref _live[place];
-        var registered = new RegisteredMemory(this, [mapping.Mapping], []);
-        mapping.References++;
-        return registered;
+            used.Add(mapping.Mapping);
+            if (mapping.HostLast >= range.Host.Last)
+            {
+                return true;
+            }
+
+            next = mapping.HostLast + 1;
+        }
+
+        return false;
     }
 
     // Apart, as what follows it, so that the straight way is compiled in one piece.
     [MethodImpl(MethodImplOptions.NoInlining)]
     private RegisteredMemory RegisterByPlan(in PinRange range, PinOptions options) =>
-        RegisterByPlan([range], options, default, Errno.None);
+        ReferenceAll([range], options) ?? RegisterByPlan([range], options, default, Errno.None);
 
     // The kernel refused the whole range at this IOVA, which the plan may take again: it need not be asked that once more.
     [MethodImpl(MethodImplOptions.NoInlining)]

@@ -556,6 +556,43 @@ public sealed class PinnerTests(TestContext context)
         rig.AssertNothingPinned();
     }
 
+    [TestMethod]
+    [DataRow(true)]
+    [DataRow(false)]
+    public void Pinning_several_ranges_that_all_are_pinned_makes_no_call(bool populate)
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(32);
+        HostRange Pages(ulong first, ulong count) => HostRange.Of(memory.First + (first * Page), count * Page);
+        var options = new PinOptions { Populate = populate };
+        RegisteredMemory lower = rig.Pinner.Register([PinRig.ReadWrite(Pages(0, 8)), PinRig.ReadWrite(Pages(20, 8))], options);
+        RegisteredMemory upper = rig.Pinner.Register(PinRig.ReadWrite(Pages(8, 8)), options);
+        int calls = rig.Kernel.FailableCalls;
+        // One over two mappings, one in one of them, and one in the third; and a single one over two.
+        RegisteredMemory again = rig.Pinner.Register([PinRig.ReadWrite(Pages(22, 3)), PinRig.ReadWrite(Pages(4, 8)), new PinRange(Pages(9, 1), DmaAccess.Read)], options);
+        RegisteredMemory single = rig.Pinner.Register(PinRig.ReadWrite(Pages(7, 2)), options);
+        Assert.AreEqual(calls, rig.Kernel.FailableCalls);
+        Assert.HasCount(3, again.Mappings);
+        Assert.HasCount(2, single.Mappings);
+        lower.Dispose();
+        upper.Dispose();
+        Assert.AreEqual(calls, rig.Kernel.FailableCalls, "each mapping is still used");
+        for (ulong page = 4; page < 12; page++)
+        {
+            Assert.IsTrue(again.TryTranslate(memory.First + (page * Page), out Iova iova, out _) && rig.Device.WriteMemory(iova, [1]));
+        }
+
+        // With a page that is not pinned, or more access than there is, it is planned as ever.
+        using (RegisteredMemory more = rig.Pinner.Register([PinRig.ReadWrite(Pages(0, 4)), PinRig.ReadWrite(Pages(14, 4))], options))
+        {
+            Assert.HasCount(3, more.Mappings);
+        }
+
+        again.Dispose();
+        single.Dispose();
+        rig.AssertNothingPinned();
+    }
+
     // One page is bad from the start, so that the run is halved; then one more call fails, with an errno that may be the page's, or is not.
     [TestMethod]
     [DataRow(PinPolicy.AllOrNothing, Errno.EFAULT)]
