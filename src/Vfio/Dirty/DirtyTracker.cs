@@ -53,7 +53,8 @@ public sealed class DirtyTracker
         record.Bits.Mark(new PoolOffset(offset), (ulong)written.Length);
     }
 
-    /// <summary>Reports, before a descriptor is published, that a device may write bytes from now on.</summary>
+    /// <summary>Reports, before a descriptor is published, that a device may write bytes from now on. (Or anybody else whose writes are seen by
+    /// nobody, such as the one who rented a buffer as <see cref="Memory{T}"/>.)</summary>
     /// <param name="posted">The device-writable bytes.</param>
     /// <exception cref="ArgumentException">They are not in the pool.</exception>
     public void BeginDeviceWrite(in PinnedBuffer posted)

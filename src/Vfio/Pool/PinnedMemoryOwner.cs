@@ -3,6 +3,8 @@ using System.Buffers;
 namespace Vfio;
 
 /// <summary>A rented buffer as <see cref="Memory{T}"/>. Disposing returns it, once.</summary>
+/// <remarks>Nobody reports what is stored through such memory, so the pool's record takes all of it as being written until it is returned, and
+/// as written then.</remarks>
 public sealed unsafe class PinnedMemoryOwner : MemoryManager<byte>
 {
     private readonly PinnedPool _pool;
@@ -13,6 +15,7 @@ public sealed unsafe class PinnedMemoryOwner : MemoryManager<byte>
     {
         _pool = pool;
         _buffer = buffer;
+        _pool.Dirty?.BeginDeviceWrite(buffer);
     }
 
     /// <summary>The buffer, with the IOVA for a descriptor.</summary>
@@ -51,6 +54,8 @@ public sealed unsafe class PinnedMemoryOwner : MemoryManager<byte>
     {
         if (disposing && Interlocked.Exchange(ref _returned, 1) == 0)
         {
+            // Marked before another can rent it.
+            _pool.Dirty?.EndDeviceWrite(_buffer);
             _pool.Return(_buffer);
         }
     }

@@ -4,8 +4,9 @@ namespace Vfio;
 
 /// <summary>A pool as .NET's own APIs know it: its buffers as <see cref="Memory{T}"/>. Each rent makes one small object; where that matters, rent
 /// from the pool itself.</summary>
-/// <remarks>Thread-safe. Writes through such memory are not in the pool's record of written pages: report them with
-/// <see cref="DirtyTracker.Written"/>. Disposing it does nothing; the pool has an owner already.</remarks>
+/// <remarks>Thread-safe. What is written through such memory nobody reports, so the whole buffer counts as written in the pool's record
+/// (<see cref="PinnedPool.Dirty"/>), from the rent to the return and once after it, and answers are a superset. Disposing it does nothing; the
+/// pool has an owner already.</remarks>
 public sealed class PinnedMemoryPool : MemoryPool<byte>
 {
     private readonly PinnedPool _pool;

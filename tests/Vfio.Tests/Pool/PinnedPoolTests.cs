@@ -1,3 +1,4 @@
+using System.Buffers;
 using Vfio.Linux;
 
 namespace Vfio.Tests;
@@ -156,6 +157,45 @@ public sealed class PinnedPoolTests
             {
                 pool.Return(held[i]);
             }
+        }
+    }
+
+    [TestMethod]
+    public void What_is_rented_as_memory_counts_as_written_until_it_is_returned_and_once_after()
+    {
+        using PinnedPool pool = PinnedPool.Create(new PinnedPoolOptions
+        {
+            Name = "test",
+            Size = 1 << 20,
+            Backings = [MemoryBacking.Pages4KiB],
+            BufferSize = 8192,
+            // Which would write returned buffers itself.
+            Checked = false,
+        });
+        using var memoryPool = new PinnedMemoryPool(pool);
+        IMemoryOwner<byte> owner = memoryPool.Rent();
+        ulong offset = ((PinnedMemoryOwner)owner).Buffer.Address - pool.Segments[0].Address;
+        owner.Memory.Span[5000] = 1;
+        // Written before this answer, and perhaps after it: it stays in the record.
+        Expect(DirtyPrecision.Superset, inFlight: 2, pool.Dirty!.Harvest());
+        owner.Memory.Span[5001] = 2;
+        owner.Dispose();
+        Expect(DirtyPrecision.Superset, inFlight: 0, pool.Dirty.Harvest());
+        DirtyAnswer clean = pool.Dirty.Harvest();
+        Assert.AreEqual((DirtyPrecision.Exact, 0ul), (clean.Precision, clean.DirtyPages));
+        owner.Dispose();
+        Assert.AreEqual(0ul, pool.Dirty.Peek().DirtyPages);
+
+        // Returned before anybody asked.
+        owner = memoryPool.Rent();
+        offset = ((PinnedMemoryOwner)owner).Buffer.Address - pool.Segments[0].Address;
+        owner.Dispose();
+        Expect(DirtyPrecision.Superset, inFlight: 0, pool.Dirty.Harvest());
+
+        void Expect(DirtyPrecision precision, ulong inFlight, DirtyAnswer answer)
+        {
+            DirtyRange range = answer.Ranges().Single();
+            Assert.AreEqual((precision, inFlight, offset, 8192ul), (answer.Precision, answer.InFlightPages, range.First.Value, range.Length));
         }
     }
 
