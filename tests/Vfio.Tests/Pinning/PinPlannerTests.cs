@@ -156,8 +156,11 @@ public sealed class PinPlannerTests(TestContext context)
             }
 
             ulong grain = random.Next(2) == 0 ? 0 : Page << random.Next(0, 5);
+            Dictionary<ulong, DmaAccess> rest = wanted.Where(w => !live.Overlapping(HostRange.Of(new HostAddress(w.Key * Page), Page)).Any()).ToDictionary();
             PinPlan plan = PinPlanner.Plan(ranges, limits, new PinOptions { Grain = grain }, allocator, live);
             Assert.IsTrue(plan.CanWork);
+            int maps = Maps(rest, grain / Page);
+            Assert.AreEqual((maps, maps, (ulong)rest.Count * Page), (plan.MapCalls, plan.Entries, plan.LockedBytes));
             var mapped = new Dictionary<ulong, DmaAccess>();
             var iovas = new HashSet<ulong>();
             DmaMapping? before = null;
@@ -192,5 +195,117 @@ public sealed class PinPlannerTests(TestContext context)
 
             Assert.IsEmpty(mapped, "pages that nobody asked for");
         }
+    }
+
+    [TestMethod]
+    public void Random_plans_over_memory_of_all_kinds_of_pages_are_congruent_as_a_map_of_units_says()
+    {
+        Random random = Seed.Start(context);
+        const ulong BlockOf2MiB = 2;
+        const ulong BlockOf1GiB = 1024;
+        for (int round = 0; round < 100; round++)
+        {
+            // By units of 1 MiB: who asks for them, and the smallest pages that anybody says they are made of.
+            var ranges = new List<PinRange>();
+            var wanted = new Dictionary<ulong, DmaAccess>();
+            var pages = new Dictionary<ulong, ulong>();
+            for (int i = random.Next(1, 7); i > 0; i--)
+            {
+                var backing = (MemoryBacking)random.Next(4);
+                // Memory of large pages starts and ends with them, as far as others leave it.
+                ulong step = backing.PageSize() == Page ? 1 : BlockOf2MiB;
+                ulong first = BlockOf1GiB + ((ulong)random.Next(0, 3000) / step * step);
+                ulong count = (ulong)random.Next(1, 2500) * step;
+                var access = (DmaAccess)random.Next(1, 4);
+                ranges.Add(Range(first * MiB, count * MiB, access, backing));
+                for (ulong unit = first; unit < first + count; unit++)
+                {
+                    wanted[unit] = wanted.GetValueOrDefault(unit) | access;
+                    pages[unit] = Math.Min(pages.GetValueOrDefault(unit, GiB), backing.PageSize());
+                }
+            }
+
+            ulong grain = random.Next(3) switch { 0 => 0, 1 => MiB << random.Next(0, 4), _ => 256 * MiB << random.Next(0, 3) };
+            PinLimits limits = Wide with { PageSizes = random.Next(4) == 0 ? Page | 2 * MiB : Page | 2 * MiB | GiB };
+            PinPlan plan = PinPlanner.Plan(ranges, limits, new PinOptions { Grain = grain });
+            var known = new Dictionary<ulong, ulong>();
+            int maps = Maps(wanted, grain / MiB);
+            Assert.AreEqual((maps, maps, (ulong)wanted.Count * MiB), (plan.MapCalls, plan.Entries, plan.LockedBytes));
+            foreach ((DmaMapping map, ulong largest) in plan.Maps)
+            {
+                ulong first = map.Host.First.Value / MiB;
+                ulong last = map.Host.Last.Value / MiB;
+                ulong page = LargestPageOfRun(first);
+                ulong shift = unchecked(map.Iova.First.Value - map.Host.First.Value);
+                Assert.AreEqual(0ul, shift % page, $"{map} can use pages of {page}");
+                // Of the run's pages the largest that this part of it has a whole one of.
+                ulong wholly = new[] { GiB, 2 * MiB, Page }.First(s => s <= page && HoldsBlock(first, last, s));
+                Assert.AreEqual(wholly, largest, $"{map}");
+            }
+
+            // The largest block that lies in the run, wholly in memory of such pages.
+            ulong LargestPageOfRun(ulong unit)
+            {
+                if (known.TryGetValue(unit, out ulong found))
+                {
+                    return found;
+                }
+
+                ulong first = unit;
+                while (wanted.TryGetValue(first - 1, out DmaAccess before) && before == wanted[unit])
+                {
+                    first--;
+                }
+
+                ulong page = Page;
+                ulong end = first;
+                for (ulong u = first; wanted.TryGetValue(u, out DmaAccess access) && access == wanted[unit]; u++, end++)
+                {
+                    foreach (ulong size in (ulong[])[2 * MiB, GiB])
+                    {
+                        bool allowed = (limits.PageSizes & size) != 0 && (grain == 0 || size <= grain) && size > page;
+                        if (allowed && u % (size / MiB) == 0 && Units(u, size).All(b => wanted.GetValueOrDefault(b) == wanted[unit] && pages[b] >= size))
+                        {
+                            page = size;
+                        }
+                    }
+                }
+
+                while (end > first)
+                {
+                    known[--end] = page;
+                }
+
+                return page;
+            }
+        }
+
+        static IEnumerable<ulong> Units(ulong first, ulong size)
+        {
+            for (ulong unit = first; unit < first + (size / MiB); unit++)
+            {
+                yield return unit;
+            }
+        }
+
+        static bool HoldsBlock(ulong first, ulong last, ulong size)
+        {
+            ulong units = Math.Max(size / MiB, 1);
+            ulong aligned = (first + units - 1) / units * units;
+            return aligned + units - 1 <= last;
+        }
+    }
+
+    // Of pages that touch and have one access each piece between two multiples of the grain is a map; with no grain all of them are.
+    private static int Maps(Dictionary<ulong, DmaAccess> pages, ulong grain)
+    {
+        int maps = 0;
+        foreach ((ulong page, DmaAccess access) in pages)
+        {
+            bool goesOn = pages.TryGetValue(page - 1, out DmaAccess before) && before == access && (grain == 0 || page % grain != 0);
+            maps += goesOn ? 0 : 1;
+        }
+
+        return maps;
     }
 }
