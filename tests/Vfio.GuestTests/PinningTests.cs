@@ -194,29 +194,18 @@ public sealed unsafe class PinningTests
     public void A_gigabyte_of_4_KiB_pages_is_one_map_and_leaves_nothing()
     {
         const ulong Length = 1024 * MiB;
-        const ulong Piece = 64 * MiB;
         using var rig = new Rig();
-        // One file over and over: to the kernel and the IOMMU as many pages, of which few have to be made.
-        using FileDescriptor file = MemoryFile.Create("gigabyte", Piece);
-        using MappedMemory memory = MappedMemory.Anonymous(Length);
-        for (ulong offset = 0; offset < Length; offset += Piece)
-        {
-            nint piece = LibC.mmap(memory.Address + (nint)offset, (nuint)Piece, Mman.PROT_READ | Mman.PROT_WRITE, Mman.MAP_SHARED | Mman.MAP_FIXED, file.Number, 0);
-            Assert.AreEqual(memory.Address + (nint)offset, piece);
-            // Reading makes many entries of the page table at a time, writing one.
-            Assert.AreEqual(0, LibC.madvise(piece, (nuint)Piece, offset == 0 ? Mman.MADV_POPULATE_WRITE : Mman.MADV_POPULATE_READ));
-        }
-
         int reports = 0;
         var progress = new Counter(() => Interlocked.Increment(ref reports));
-        HostRange range = HostRange.Of(new HostAddress((ulong)memory.Address), Length);
-        using (RegisteredMemory registered = rig.Pinner.Register(ReadWrite(range), new PinOptions { Progress = progress }))
+        using (PinnedPool pool = PinnedPool.Create(Pool(Length, MemoryBacking.Pages4KiB) with { Progress = progress }, rig.Pinner))
         {
-            Assert.AreEqual((1L, 1), (rig.Pinner.MapCalls, registered.Mappings.Count));
+            Assert.AreEqual((1L, 1, 1), (rig.Pinner.MapCalls, pool.EntriesUsed, rig.Pinner.EntriesUsed));
             Assert.AreEqual(rig.LockedBefore + Length, MemlockLimit.Read().Used);
             Assert.IsGreaterThanOrEqualTo(32, reports);
-            // The device reaches 28 bits.
-            rig.AssertDeviceReaches(registered, range.First + (128 * MiB));
+            // Each page is one of its own, and small.
+            PoolPlacement placement = pool.Segments[0].Placement!;
+            Assert.AreEqual((Page, 0ul, Length), (placement.PageSize, placement.TransparentBytes, placement.NodeBytes!.Values.Aggregate(0ul, (sum, n) => sum + n)));
+            rig.AssertDeviceReaches(pool);
         }
 
         rig.AssertAsBefore();
@@ -236,14 +225,7 @@ public sealed unsafe class PinningTests
             Assert.AreEqual(backing.IsReserved() ? backing.PageSize() : Page, placement.PageSize);
             Assert.AreEqual(backing == MemoryBacking.Transparent, placement.TransparentBytes > 0, $"{placement.TransparentBytes} bytes in transparent huge pages");
             Assert.AreEqual(backing != MemoryBacking.Transparent, pool.Segments[0].File is not null);
-            PinnedBuffer source = pool.Rent();
-            PinnedBuffer target = pool.Rent();
-            RandomNumberGenerator.Fill(source.Span);
-            rig.Edu.ReadFromMemory(source.Iova, EduDevice.TransferSize);
-            rig.Edu.WriteToMemory(target.Iova, EduDevice.TransferSize);
-            Assert.IsTrue(source.Span[..EduDevice.TransferSize].SequenceEqual(target.Span[..EduDevice.TransferSize]));
-            pool.Return(target);
-            pool.Return(source);
+            rig.AssertDeviceReaches(pool);
             if (backing != MemoryBacking.Huge2MiB)
             {
                 pool.Grow(8 * MiB);
@@ -363,6 +345,18 @@ public sealed unsafe class PinningTests
             Edu.ReadFromMemory(iova, EduDevice.TransferSize);
             Edu.WriteToMemory(iova + EduDevice.TransferSize, EduDevice.TransferSize);
             Assert.IsTrue(bytes[..EduDevice.TransferSize].SequenceEqual(bytes[EduDevice.TransferSize..]));
+        }
+
+        public void AssertDeviceReaches(PinnedPool pool)
+        {
+            PinnedBuffer source = pool.Rent();
+            PinnedBuffer target = pool.Rent();
+            RandomNumberGenerator.Fill(source.Span);
+            Edu.ReadFromMemory(source.Iova, EduDevice.TransferSize);
+            Edu.WriteToMemory(target.Iova, EduDevice.TransferSize);
+            Assert.IsTrue(source.Span[..EduDevice.TransferSize].SequenceEqual(target.Span[..EduDevice.TransferSize]));
+            pool.Return(target);
+            pool.Return(source);
         }
 
         public void AssertAsBefore()
