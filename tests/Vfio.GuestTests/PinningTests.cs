@@ -186,6 +186,16 @@ public sealed unsafe class PinningTests
             () => rig.Pinner.Register([ReadWrite(memory)], new PinOptions { At = taken.First + (2 * Page) }));
         Assert.AreEqual(Errno.EEXIST, e.Errno);
         Assert.IsNotNull(e.Cure);
+
+        // With best effort what lies beside it is pinned.
+        using (RegisteredMemory part = rig.Pinner.Register([ReadWrite(memory)], BestEffort with { At = taken.First + (2 * Page) }))
+        {
+            PinFailure failure = part.Failures.Single();
+            Assert.AreEqual((Errno.EEXIST, HostRange.Of(memory.First, 2 * Page)), (failure.Errno, failure.Host));
+            Assert.AreEqual(rig.LockedBefore + other.Length + (6 * Page), MemlockLimit.Read().Used);
+            rig.AssertDeviceReaches(part, memory.First + (7 * Page));
+        }
+
         rig.Edu.Container.Iommu.Unmap(taken);
         rig.AssertAsBefore();
     }

@@ -117,9 +117,11 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         return false;
     }
 
-    // What is wrong with the call as a whole stays wrong with half of it.
+    // What is wrong with the call as a whole stays wrong with half of it. EEXIST is not: somebody mapped part of the IOVAs past the pinner, and
+    // what lies beside that can be had; nothing is translated through it, as each page is known by a mapping of its own. Nor is EINVAL, where
+    // part of the run lies outside of what the IOMMU takes; where all of it does, each page is bad and costs two calls.
     private static bool MayDependOnThePage(Errno errno) => errno is not (
-        Errno.ENOSPC or Errno.EEXIST or Errno.EINVAL or Errno.EBADF or Errno.ENODEV or Errno.ENOTTY or Errno.EOVERFLOW);
+        Errno.ENOSPC or Errno.EBADF or Errno.ENODEV or Errno.ENOTTY or Errno.EOVERFLOW);
 
     private static DmaMapping Part(in DmaMapping run, ulong offset, ulong length) => new(
         HostRange.Of(run.Host.First + offset, length), IovaRange.Of(run.Iova.First + offset, length), run.Access);

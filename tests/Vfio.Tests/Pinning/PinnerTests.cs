@@ -135,15 +135,17 @@ public sealed class PinnerTests(TestContext context)
     }
 
     [TestMethod]
-    [DataRow(1)]
-    [DataRow(2)]
-    [DataRow(3)]
-    [DataRow(5)]
-    [DataRow(7)]
-    [DataRow(64)]
-    [DataRow(100)]
-    [DataRow(129)]
-    public void One_bad_page_costs_no_more_than_twice_the_logarithm_wherever_it_is(int pages)
+    [DataRow(1, Errno.EFAULT)]
+    [DataRow(2, Errno.EFAULT)]
+    [DataRow(3, Errno.EFAULT)]
+    [DataRow(5, Errno.EFAULT)]
+    [DataRow(7, Errno.EFAULT)]
+    [DataRow(64, Errno.EFAULT)]
+    [DataRow(100, Errno.EFAULT)]
+    [DataRow(129, Errno.EFAULT)]
+    [DataRow(100, Errno.EEXIST)]
+    [DataRow(100, Errno.EINVAL)]
+    public void One_bad_page_costs_no_more_than_twice_the_logarithm_wherever_it_is(int pages, Errno errno)
     {
         int most = (int)Math.Floor((2 * Math.Log2(pages)) + 2);
         using var rig = new PinRig();
@@ -151,20 +153,60 @@ public sealed class PinnerTests(TestContext context)
         for (int bad = 0; bad < pages; bad++)
         {
             rig.Kernel.FailNothing();
-            rig.Kernel.FailMapsTouching(memory.First + ((ulong)bad * Page));
+            rig.Kernel.FailMapsTouching(memory.First + ((ulong)bad * Page), errno);
             long before = rig.Pinner.MapCalls;
             using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], BestEffort with { Populate = bad % 2 == 0 }))
             {
                 Assert.IsLessThanOrEqualTo(most, rig.Pinner.MapCalls - before, $"page {bad} of {pages}");
                 PinFailure failure = registered.Failures.Single();
                 Assert.AreEqual(HostRange.Of(memory.First + ((ulong)bad * Page), Page), failure.Host);
-                Assert.AreEqual(Errno.EFAULT, failure.Errno);
+                Assert.AreEqual(errno, failure.Errno);
                 Assert.IsNotNull(failure.Cure);
                 Assert.AreEqual((ulong)pages - 1, rig.Kernel.LockedPages);
             }
 
             rig.AssertNothingPinned();
         }
+    }
+
+    [TestMethod]
+    public void What_lies_beside_iovas_that_somebody_mapped_past_the_pinner_is_pinned()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(64);
+        HostRange other = rig.Memory(4);
+        IovaRange taken = IovaRange.Of(new Iova(0x40_0000), other.Length);
+        rig.Container.Iommu.Map(taken, other.First, DmaAccess.ReadWrite);
+        // Pages 21 to 24 are where the other mapping is.
+        PinOptions options = BestEffort with { At = new Iova(taken.First.Value - (21 * Page)) };
+        HostRange overlapping = HostRange.Of(memory.First + (21 * Page), 4 * Page);
+        using (RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(memory)], options))
+        {
+            PinFailure failure = registered.Failures.Single();
+            Assert.AreEqual((overlapping, Errno.EEXIST), (failure.Host, failure.Errno));
+            Assert.Contains("overlaps a live mapping", failure.Cause!);
+            Assert.IsLessThanOrEqualTo(4 * ((2 * 6) + 2), rig.Pinner.MapCalls);
+            for (int page = 0; page < 64; page++)
+            {
+                HostAddress address = memory.First + ((ulong)page * Page);
+                Assert.AreEqual(!overlapping.Contains(address), registered.TryTranslate(address, out Iova iova, out ulong contiguous), $"page {page}");
+                Assert.IsTrue(overlapping.Contains(address) || rig.Device.WriteMemory(iova, [(byte)(page + 100)]));
+                Assert.IsTrue(address >= overlapping.First || contiguous <= overlapping.First - address, "nothing is contiguous over the other mapping");
+            }
+
+            unsafe
+            {
+                Assert.IsTrue(new ReadOnlySpan<byte>((void*)other.First.Value, (int)other.Length).IndexOfAnyExcept((byte)1) < 0, "the other's memory");
+                Assert.AreEqual(163, ((byte*)memory.Last.Value)[1 - (int)Page]);
+            }
+        }
+
+        LinuxException e = Assert.ThrowsExactly<LinuxException>(
+            () => rig.Pinner.Register([PinRig.ReadWrite(memory)], options with { Policy = PinPolicy.AllOrNothing }));
+        Assert.AreEqual(Errno.EEXIST, e.Errno);
+        Assert.Contains(overlapping.First.ToString(), e.Message);
+        rig.Container.Iommu.Unmap(taken);
+        rig.AssertNothingPinned();
     }
 
     [TestMethod]
