@@ -303,6 +303,24 @@ public sealed unsafe class PinningTests
         rig.AssertAsBefore();
     }
 
+    [TestMethod]
+    public void What_the_kernel_knows_of_registered_memory_is_told_as_it_is_unmapped()
+    {
+        using var rig = new Rig();
+        HostRange memory = rig.Memory(100);
+        RegisteredMemory registered = rig.Pinner.Register(ReadWrite(memory), new PinOptions { Grain = 64 * Page });
+        DmaMapping[] mappings = [.. registered.Mappings];
+        rig.Edu.Container.Iommu.StartDirtyTracking();
+        rig.AssertDeviceReaches(registered, memory.First + (70 * Page));
+        IReadOnlyList<UnmappedMemory> unmapped = registered.Release();
+        CollectionAssert.AreEquivalent(mappings, unmapped.Select(u => u.Mapping).ToArray());
+        Assert.IsTrue(unmapped.All(u => u.Dirty.Precision == DirtyPrecision.Superset && u.Dirty.DirtyPages == u.Mapping.Host.Length / Page));
+        rig.AssertAsBefore();
+        rig.Edu.Container.Iommu.StopDirtyTracking();
+        Assert.IsEmpty(rig.Pinner.Register(ReadWrite(memory)).Release());
+        rig.AssertAsBefore();
+    }
+
     private static PinRange ReadWrite(HostRange range) => new(range, DmaAccess.ReadWrite);
 
     private static PinnedPoolOptions Pool(ulong size, MemoryBacking backing) => new()

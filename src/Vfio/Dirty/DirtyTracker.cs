@@ -243,6 +243,23 @@ public sealed class DirtyTracker
         }
     }
 
+    /// <summary>Maps of a segment are gone, which stays in the pool if those before them could not be unmapped: what the kernel knew of them is
+    /// in the record from now on. Of a pool that did not have the kernel track it, that is a neighbour's answer.</summary>
+    internal void Unmapped(PoolSegment segment, IReadOnlyList<UnmappedMemory> unmapped)
+    {
+        lock (_lock)
+        {
+            foreach (UnmappedMemory memory in _kernel ? unmapped : [])
+            {
+                _mixed = true;
+                foreach (DirtyRange range in memory.Dirty.Ranges())
+                {
+                    Mark(new PoolOffset(segment.Offset.Value + (memory.Mapping.Host.First - segment.Address) + range.First.Value), range.Length);
+                }
+            }
+        }
+    }
+
     /// <summary>The pool lost its end, a whole segment or part of one. What grows there later starts from zero, which a chain of exports
     /// cannot tell, so the chain ends.</summary>
     internal void Shrunk(PoolSegment segment, bool whole)
@@ -352,12 +369,7 @@ public sealed class DirtyTracker
                 ulong[] words = new ulong[(mapping.Iova.Length / pageSize + 63) / 64];
                 iommu.GetDirtyBitmap(mapping.Iova, words);
                 ulong start = mapping.Host.First - records[i].Address;
-                foreach (DirtyRange range in new DirtyAnswer(0, words, DirtyPrecision.Superset, DirtySources.Kernel, 0).Ranges())
-                {
-                    // The kernel's page may be larger than ours.
-                    ulong scale = pageSize / DirtyBitmap.PageSize;
-                    BitRange.Set(all[i], (start / DirtyBitmap.PageSize) + (range.First.Value / DirtyBitmap.PageSize * scale), range.Length / DirtyBitmap.PageSize * scale);
-                }
+                KernelBits.Add(words, pageSize / DirtyBitmap.PageSize, all[i], start / DirtyBitmap.PageSize);
             }
         }
     }

@@ -190,13 +190,14 @@ public sealed class Pinner
 
     /// <summary>Takes back one <see cref="PinPage"/>; the last one unmaps.</summary>
     /// <param name="page">The page's first byte.</param>
+    /// <returns>What was unmapped and what the kernel knew of it; null where it is pinned by others still, or the kernel did not track.</returns>
     /// <exception cref="InvalidOperationException">The page is not pinned.</exception>
     /// <exception cref="LinuxException">It could not be unmapped; it stays pinned.</exception>
-    public void ReleasePage(HostAddress page)
+    public UnmappedMemory? ReleasePage(HostAddress page)
     {
         lock (Lock)
         {
-            ReleaseOne(page);
+            return ReleaseOne(page);
         }
     }
 
@@ -219,7 +220,8 @@ public sealed class Pinner
     }
 
     /// <summary>Drops a reference; the last one unmaps. Nothing changes when that fails. The lock is held.</summary>
-    internal void ReleaseOne(HostAddress address)
+    /// <returns>What was unmapped, where the kernel tracked and knows what nobody else may.</returns>
+    internal UnmappedMemory? ReleaseOne(HostAddress address)
     {
         if (!_live.TryFind(address, out LiveMappings.Place place))
         {
@@ -230,16 +232,26 @@ public sealed class Pinner
         if (mapping.References > 1)
         {
             mapping.References--;
-            return;
+            return null;
         }
 
         // Room first: an entry that the kernel has unmapped must not stay behind for want of memory.
         _allocator.Reserve();
         IovaRange iova = IovaRange.Of(mapping.Iova, mapping.Length);
-        _unmapCalls++;
-        _iommu.Unmap(iova);
+        UnmappedMemory? unmapped = null;
+        if (_iommu.IsTrackingDirty)
+        {
+            unmapped = UnmapWithDirty(mapping.Mapping);
+        }
+        else
+        {
+            _unmapCalls++;
+            _iommu.Unmap(iova);
+        }
+
         _live.Remove(place);
         _allocator.Release(iova);
+        return unmapped;
     }
 
     /// <summary>Frees memory that was to be a pool's, unless part of it is pinned still: then it is kept for good.</summary>
@@ -278,6 +290,33 @@ public sealed class Pinner
 
     /// <summary>Gives back IOVAs that a plan took and nothing was mapped at. The lock is held.</summary>
     internal void GiveBack(IovaRange range) => _allocator.Release(range);
+
+    // Apart, so that the usual way is short.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private UnmappedMemory? UnmapWithDirty(DmaMapping mapping)
+    {
+        ulong pageSize = _iommu.DirtyTracking?.PageSize ?? DirtyBitmap.PageSize;
+        // All memory before the call, as everywhere.
+        ulong[] words = new ulong[DirtyBitmap.WordsFor(mapping.Host.Length)];
+        ulong[] kernel = new ulong[(mapping.Iova.Length / pageSize + 63) / 64];
+        var unmapped = new UnmappedMemory(
+            mapping, new DirtyAnswer(mapping.Host.Length, words, DirtyPrecision.Superset, DirtySources.Kernel, inFlightPages: 0));
+        _unmapCalls++;
+        try
+        {
+            _iommu.UnmapWithDirtyBitmap(mapping.Iova, kernel);
+        }
+        catch (LinuxException e) when (e.Errno == Errno.EINVAL && !_iommu.IsTrackingDirty)
+        {
+            // Stopped meanwhile, with which the kernel forgot.
+            _unmapCalls++;
+            _iommu.Unmap(mapping.Iova);
+            return null;
+        }
+
+        KernelBits.Add(kernel, pageSize / DirtyBitmap.PageSize, words, 0);
+        return unmapped;
+    }
 
     // What PinPage throws is made outside of it, so that the straight way is short.
     private static ArgumentException NoPage(HostAddress page, DmaAccess access) =>

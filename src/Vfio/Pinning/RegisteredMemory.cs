@@ -16,6 +16,8 @@ public sealed class RegisteredMemory : IDisposable
     private readonly DmaAccess _access;
     private readonly IReadOnlyList<PinFailure>? _failures;
     private int _count;
+    // What was unmapped and not told yet, as a release ended early.
+    private List<UnmappedMemory>? _unmapped;
 
     internal RegisteredMemory(Pinner pinner, IReadOnlyList<DmaMapping> mappings, IReadOnlyList<PinFailure> failures)
     {
@@ -73,9 +75,21 @@ public sealed class RegisteredMemory : IDisposable
         return false;
     }
 
-    /// <summary>Releases it. Doing it again does nothing.</summary>
+    /// <summary>Releases it. Doing it again does nothing. Where the kernel tracks dirty pages, what it knows of these is lost: see
+    /// <see cref="Release"/>.</summary>
     /// <exception cref="LinuxException">Something could not be unmapped. It and what follows it stay pinned; disposing again tries again.</exception>
     public void Dispose() => ReleaseFrom(new HostAddress(0));
+
+    /// <summary>Releases it, and tells what the kernel knew of the pages, which it forgets as they are unmapped. Memory that others have pinned
+    /// too is not unmapped, and the kernel knows it still. Doing it again tells nothing more.</summary>
+    /// <returns>What was unmapped while the kernel tracked dirty pages (<see cref="Type1Iommu.StartDirtyTracking"/>); nothing where it did not.</returns>
+    /// <exception cref="LinuxException">Something could not be unmapped. It and what follows it stay pinned. Releasing again tries again, and then
+    /// tells of what was unmapped before, too.</exception>
+    public IReadOnlyList<UnmappedMemory> Release()
+    {
+        ReleaseFrom(new HostAddress(0));
+        return TakeUnmapped();
+    }
 
     /// <summary>Releases the mappings that start at or after an address.</summary>
     internal void ReleaseFrom(HostAddress first)
@@ -84,9 +98,31 @@ public sealed class RegisteredMemory : IDisposable
         {
             while (_count > 0 && (_mappings is null ? _host : _mappings[_count - 1].Host).First is var last && last >= first)
             {
-                _pinner.ReleaseOne(last);
+                if (_pinner.Iommu.IsTrackingDirty)
+                {
+                    // Room first: what the kernel told must not be lost.
+                    _unmapped ??= [];
+                    _unmapped.EnsureCapacity(_unmapped.Count + 1);
+                }
+
+                if (_pinner.ReleaseOne(last) is { } unmapped)
+                {
+                    (_unmapped ??= []).Add(unmapped);
+                }
+
                 _count--;
             }
+        }
+    }
+
+    /// <summary>What was unmapped while the kernel tracked, and was not told yet.</summary>
+    internal IReadOnlyList<UnmappedMemory> TakeUnmapped()
+    {
+        lock (_pinner.Lock)
+        {
+            List<UnmappedMemory>? unmapped = _unmapped;
+            _unmapped = null;
+            return unmapped is null ? [] : unmapped;
         }
     }
 

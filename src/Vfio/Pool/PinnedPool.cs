@@ -385,7 +385,15 @@ public sealed class PinnedPool : IDisposable
     // Unmaps, then gives the memory back. What was withdrawn stays withdrawn if unmapping fails: a device may still reach it.
     private void Unpin(PoolSegment segment, ulong stay)
     {
-        segment.Registered?.ReleaseFrom(segment.Address + stay);
+        try
+        {
+            segment.Registered?.ReleaseFrom(segment.Address + stay);
+        }
+        finally
+        {
+            Dirty?.Unmapped(segment, segment.Registered?.TakeUnmapped() ?? []);
+        }
+
         Dirty?.Shrunk(segment, whole: stay == 0);
         if (stay == 0)
         {

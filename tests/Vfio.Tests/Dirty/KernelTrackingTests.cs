@@ -111,6 +111,87 @@ public sealed class KernelTrackingTests
         Assert.ThrowsExactly<LinuxException>(() => pool.Dirty.Harvest(DirtySources.Kernel));
     }
 
+    [TestMethod]
+    public void What_the_kernel_knows_of_registered_memory_is_told_as_it_is_unmapped()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(80);
+        HostRange first = HostRange.Of(memory.First, 70 * PinRig.Page);
+        HostRange second = HostRange.Of(memory.First + (75 * PinRig.Page), 3 * PinRig.Page);
+        var options = new PinOptions { Grain = 64 * PinRig.Page };
+        RegisteredMemory registered = rig.Pinner.Register([PinRig.ReadWrite(first), PinRig.ReadWrite(second)], options);
+        RegisteredMemory shared = rig.Pinner.Register(PinRig.ReadWrite(second));
+        Iova page = rig.Pinner.PinPage(memory.First + (79 * PinRig.Page), DmaAccess.Write);
+        rig.Container.Iommu.StartDirtyTracking();
+        DmaMapping[] mappings = [.. registered.Mappings];
+        IReadOnlyList<UnmappedMemory> unmapped = registered.Release();
+        CollectionAssert.AreEquivalent(mappings.Where(m => m.Host.First < second.First).ToArray(), unmapped.Select(u => u.Mapping).ToArray());
+        Assert.AreEqual(70ul, unmapped.Aggregate(0ul, (sum, u) => sum + u.Dirty.DirtyPages));
+        foreach ((DmaMapping mapping, DirtyAnswer dirty) in unmapped)
+        {
+            DirtyRange range = dirty.Ranges().Single();
+            Assert.AreEqual((0ul, mapping.Host.Length), (range.First.Value, range.Length));
+            Assert.AreEqual((DirtyPrecision.Superset, DirtySources.Kernel), (dirty.Precision, dirty.Sources));
+        }
+
+        Assert.IsEmpty(registered.Release());
+        Assert.AreEqual(3ul, shared.Release().Single().Dirty.DirtyPages, "it was pinned still, and is told by the last one");
+        Assert.AreEqual(page, rig.Pinner.Mappings().Single().Iova.First);
+        Assert.AreEqual(1ul, rig.Pinner.ReleasePage(memory.First + (79 * PinRig.Page))!.Dirty.DirtyPages);
+
+        // Without tracking there is nothing to tell, and the kernel would refuse to be asked.
+        rig.Container.Iommu.StopDirtyTracking();
+        Assert.IsEmpty(rig.Pinner.Register(PinRig.ReadWrite(second)).Release());
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void What_was_unmapped_before_a_release_failed_is_told_by_the_next_one()
+    {
+        using var rig = new PinRig();
+        HostRange memory = rig.Memory(64);
+        RegisteredMemory registered = rig.Pinner.Register(PinRig.ReadWrite(memory), new PinOptions { Grain = 16 * PinRig.Page });
+        int maps = registered.Mappings.Count;
+        rig.Container.Iommu.StartDirtyTracking();
+        rig.Kernel.FailAt(3, Errno.ENOMEM, "VFIO_IOMMU_UNMAP_DMA");
+        Assert.ThrowsExactly<LinuxException>(registered.Release);
+        Assert.HasCount(maps - 2, registered.Mappings);
+        IReadOnlyList<UnmappedMemory> unmapped = registered.Release();
+        Assert.HasCount(maps, unmapped);
+        Assert.AreEqual(64ul, unmapped.Aggregate(0ul, (sum, u) => sum + u.Dirty.DirtyPages));
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void What_the_kernel_knows_of_a_pools_end_is_in_its_record_where_shrinking_failed_half_way()
+    {
+        using var rig = new PinRig();
+        using PinnedPool pool = Pool(rig, "test", grain: MiB / 2);
+        using PinnedPool neighbour = Pool(rig, "neighbour", grain: MiB / 2);
+        pool.Dirty!.StartKernel();
+        Assert.AreEqual(512ul, pool.Dirty.Harvest(DirtySources.Kernel).DirtyPages);
+        Assert.AreEqual(0ul, pool.Dirty.Peek().DirtyPages);
+        FailSecondUnmap(pool);
+        // The first of the two maps is gone, and the pool is as long as it was.
+        Assert.AreEqual(2 * MiB, pool.Length);
+        DirtyAnswer own = pool.Dirty.Peek();
+        Assert.AreEqual((DirtyPrecision.Superset, 128ul), (own.Precision, own.DirtyPages));
+        Assert.AreEqual(MiB + (MiB / 2), own.Ranges().Single().First.Value);
+        Assert.AreEqual(512ul, pool.Dirty.Harvest(DirtySources.Kernel).DirtyPages, "what is mapped and what is not");
+
+        FailSecondUnmap(neighbour);
+        Assert.AreEqual((DirtyPrecision.Exact, 0ul), (neighbour.Dirty!.Peek().Precision, neighbour.Dirty.Peek().DirtyPages), "it had nobody track it");
+        pool.Shrink(MiB);
+        Assert.AreEqual(0ul, pool.Dirty.Peek().DirtyPages);
+
+        void FailSecondUnmap(PinnedPool shrinking)
+        {
+            rig.Kernel.FailAt(2, Errno.EIO, "VFIO_IOMMU_UNMAP_DMA");
+            Assert.ThrowsExactly<LinuxException>(() => shrinking.Shrink(MiB));
+            rig.Kernel.FailNothing();
+        }
+    }
+
     private static PinnedPool Pool(PinRig rig, string name, ulong grain = 0) => PinnedPool.Create(
         new PinnedPoolOptions { Name = name, Size = 2 * MiB, Backings = [MemoryBacking.Pages4KiB], Grain = grain }, rig.Pinner, rig.Host.Sysfs);
 
