@@ -15,7 +15,7 @@ internal static class Turns
     // The latency's own measurement, and whoever gives the turns, take two or three per cent.
     private const double LeastShare = 0.95;
 
-    /// <summary>Lets all have their turns, over and over.</summary>
+    /// <summary>Lets all have their turns, over and over, each time beginning with the next: who follows whom must not decide.</summary>
     /// <param name="time">For how long.</param>
     /// <param name="sides">Whose turns.</param>
     /// <returns>The turns that followed each other, in the order of the sides.</returns>
@@ -25,7 +25,14 @@ internal static class Turns
         var taken = Stopwatch.StartNew();
         do
         {
-            turns.Add([.. sides.Select(side => side())]);
+            var turn = new Turn[sides.Count];
+            for (int i = 0; i < sides.Count; i++)
+            {
+                int side = (turns.Count + i) % sides.Count;
+                turn[side] = sides[side]();
+            }
+
+            turns.Add(turn);
         }
         while (taken.Elapsed < time);
 
@@ -38,5 +45,5 @@ internal static class Turns
     /// <returns>"near" or "far" when it was so all the time; <see langword="null"/> when it changed, or when one of them was
     /// kept waiting for its processors.</returns>
     public static string? State(Turn[] turns, LatencyWatch watch) =>
-        turns.All(turn => turn.Share >= LeastShare) ? watch.StateBetween(turns[0].Begin, turns[^1].End) : null;
+        turns.All(turn => turn.Share >= LeastShare) ? watch.StateBetween(turns.Min(turn => turn.Begin), turns.Max(turn => turn.End)) : null;
 }
