@@ -40,6 +40,26 @@ public sealed class PortVerbTests
     }
 
     [TestMethod]
+    public void A_ring_that_was_broken_stays_counted_when_its_session_has_ended()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Add(rig, "vm0"));
+        using (var guest = new PortGuest(rig.PathOf("vm0.sock")))
+        {
+            guest.BreakTransmitRing();
+            PortGuest.Until(() => Shown("fromGuest").GetProperty("broken").GetInt32() == 1, "nobody counts the broken ring");
+        }
+
+        Assert.AreEqual("Listening", WaitFor(rig, "Listening"));
+        Assert.AreEqual(1, Shown("fromGuest").GetProperty("breaks").GetProperty("AccessDenied").GetInt32());
+        Assert.AreEqual(0, Shown("toGuest").GetProperty("broken").GetInt32());
+        StringAssert.Contains(
+            rig.Run("port", "show", "vm0").Output, "0 frames, 0 bytes, 0 dropped, rings broken 1 times (1 AccessDenied)\n", StringComparison.Ordinal);
+
+        JsonElement Shown(string direction) => rig.RunJson("port", "show", "vm0").GetProperty(direction);
+    }
+
+    [TestMethod]
     public void A_path_is_the_callers_own_and_not_the_daemons()
     {
         using CliRig rig = new CliRig().WithDaemon();

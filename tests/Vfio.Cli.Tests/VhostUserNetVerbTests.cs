@@ -25,7 +25,8 @@ public sealed class VhostUserNetVerbTests
         });
         Assert.AreEqual(0, outcome.Code, outcome.Error);
         string[] lines = outcome.Output.TrimEnd('\n').Split('\n');
-        StringAssert.Matches(lines[0], new System.Text.RegularExpressions.Regex(@"^\d+\.\d s, 1 sessions$"));
+        StringAssert.Matches(lines[0], new System.Text.RegularExpressions.Regex(
+            @"^\d+\.\d s, 1 sessions: \d+ messages, 0 refused, 0 accesses found shared memory gone$"));
         StringAssert.Matches(
             lines[1], new System.Text.RegularExpressions.Regex(@"^from guests: 4 frames, 800 bytes, 4 bursts, \d+ kicks, \d+ calls, 0 dropped$"));
         StringAssert.Matches(
@@ -47,7 +48,28 @@ public sealed class VhostUserNetVerbTests
             CollectionAssert.AreEqual(PortGuest.FrameOf(1), second.Receive());
         });
         Assert.AreEqual(0, outcome.Code, outcome.Error);
-        StringAssert.Contains(outcome.Output, "s, 2 sessions\n", StringComparison.Ordinal);
+        StringAssert.Contains(outcome.Output, "s, 2 sessions: ", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
+    public void Totals_keep_what_was_refused_in_sessions_that_have_ended()
+    {
+        using var rig = new CliRig();
+        CliOutcome outcome = Serve(rig, [], path =>
+        {
+            for (int session = 0; session < 2; session++)
+            {
+                using UnixSocket wrong = UnixSocket.TryConnect(path, out _)!;
+                wrong.Send(new byte[12]);
+                using var none = new ReceivedDescriptors();
+                Assert.AreEqual(0, wrong.Receive(new byte[1], none));
+            }
+
+            using var guest = new PortGuest(path);
+            Assert.IsTrue(guest.RoundTrip(1));
+        });
+        Assert.AreEqual(0, outcome.Code, outcome.Error);
+        StringAssert.Contains(outcome.Output, " messages, 2 refused, 0 accesses found shared memory gone\n", StringComparison.Ordinal);
     }
 
     [TestMethod]

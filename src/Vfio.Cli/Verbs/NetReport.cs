@@ -32,8 +32,9 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
     /// <summary>Prints the totals.</summary>
     public static void Totals(TextWriter output, NetEngine engine, TimeSpan elapsed)
     {
+        SessionCounters said = engine.Said();
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{elapsed.TotalSeconds:F1} s, {engine.Ports.Sum(p => p.Sessions)} sessions"));
+            $"{elapsed.TotalSeconds:F1} s, {engine.Ports.Sum(p => p.Sessions)} sessions: {Said(said.Messages, said.Refused, said.Losses)}"));
         Total(output, "from guests", TrafficInfo.Of(engine.Total(fromGuests: true)));
         Total(output, "to guests", TrafficInfo.Of(engine.Total(fromGuests: false)));
     }
@@ -49,6 +50,10 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
         ("no buffer in time, or no guest", drops.NoBuffer),
     ];
 
+    /// <summary>What front-ends said, and did to their memory.</summary>
+    public static string Said(long messages, long refused, long losses) => string.Create(CultureInfo.InvariantCulture,
+        $"{messages} messages, {refused} refused, {losses} accesses found shared memory gone");
+
     private static void Total(TextWriter output, string direction, TrafficInfo traffic)
     {
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
@@ -59,6 +64,11 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
             {
                 output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {count} dropped: {cause}"));
             }
+        }
+
+        foreach ((string cause, long count) in traffic.Breaks)
+        {
+            output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {count} times a ring broken: {cause}"));
         }
     }
 }

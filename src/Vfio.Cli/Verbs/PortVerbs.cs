@@ -101,7 +101,7 @@ internal static class PortVerbs
             ("peer", port.Peer is { } peer ? port.Delivers ? peer : $"{peer}, which is not there: frames are dropped" : "-"),
             ("memory", port.Pool is { } pool ? $"pool {pool}" : "its own, not pinned"),
             ("cores", port.Cores.Count == 0 ? "-" : string.Join(',', port.Cores)),
-            ("sessions", Text(port.Sessions)),
+            ("sessions", $"{Text(port.Sessions)}: {NetReport.Said(port.Messages, port.Refused, port.Losses)}"),
         };
         if (port.Session is { } session)
         {
@@ -127,8 +127,10 @@ internal static class PortVerbs
     private static string Traffic(TrafficInfo traffic)
     {
         string causes = string.Join(", ", NetReport.Causes(traffic.Drops).Where(c => c.Count != 0).Select(c => $"{Text(c.Count)} {c.Cause}"));
+        string breaks = string.Join(", ", traffic.Breaks.Select(b => $"{Text(b.Value)} {b.Key}"));
         return string.Create(CultureInfo.InvariantCulture, $"{traffic.Frames} frames, {traffic.Bytes} bytes, {traffic.Dropped} dropped")
-            + (causes.Length == 0 ? string.Empty : $" ({causes})");
+            + (causes.Length == 0 ? string.Empty : $" ({causes})")
+            + (breaks.Length == 0 ? string.Empty : $", rings broken {Text(traffic.Broken)} times ({breaks})");
     }
 
     private static string Word<T>(T value)

@@ -109,6 +109,11 @@ public sealed class NetEngine : IDisposable
         return sum;
     }
 
+    /// <summary>What front-ends said to the present ports, over all sessions.</summary>
+    /// <returns>The sum.</returns>
+    public SessionCounters Said() =>
+        Ports.Aggregate(default(SessionCounters), static (sum, port) => sum.With(port.Said));
+
     /// <summary>Removes all ports.</summary>
     public void Dispose()
     {

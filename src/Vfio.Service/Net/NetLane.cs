@@ -86,7 +86,9 @@ internal sealed class NetLane : IPollable, IDisposable
         if (_mode == ForwardMode.TxOnly)
         {
             // What a guest sends by itself (its own announcements) must not fill its ring.
-            return transmit.Discard() != 0;
+            bool anything = transmit.Discard() != 0;
+            Check(_source, transmit);
+            return anything;
         }
 
         bool any = Fill(transmit);

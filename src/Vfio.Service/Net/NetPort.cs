@@ -66,6 +66,9 @@ public sealed class NetPort : IVhostUserDevice
     /// <summary>Sessions that were begun.</summary>
     public int Sessions => _connection?.Sessions ?? 0;
 
+    /// <summary>What front-ends said, over all sessions.</summary>
+    public SessionCounters Said => _connection?.Said ?? default;
+
     /// <summary>The session that runs now, or null.</summary>
     public VhostUserSession? Session => _connection?.Session;
 

@@ -21,6 +21,7 @@ internal sealed class PortConnection : IDisposable
     private readonly ManualResetEventSlim _stop = new();
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private VhostUserSession? _session;
+    private SessionCounters _before;
     private bool _isStarved;
     private bool _isDisposed;
 
@@ -52,6 +53,18 @@ internal sealed class PortConnection : IDisposable
     /// <summary>The session that runs now, or null.</summary>
     // ORDER: acquire; pairs with the release where the session is published, so that a reader sees it whole.
     public VhostUserSession? Session => Volatile.Read(ref _session);
+
+    /// <summary>What was said in all sessions.</summary>
+    public SessionCounters Said
+    {
+        get
+        {
+            lock (_change)
+            {
+                return _session is { } session ? _before.With(session.Counters) : _before;
+            }
+        }
+    }
 
     public void Start() => _thread.Start();
 
@@ -200,6 +213,7 @@ internal sealed class PortConnection : IDisposable
         {
             lock (_change)
             {
+                _before = _before.With(session.Counters);
                 Volatile.Write(ref _session, null);
             }
 

@@ -17,7 +17,10 @@ namespace Vfio.Service;
 /// <param name="Cores">The processors of its pollers; none: wherever the scheduler puts the one.</param>
 /// <param name="Pool">The pool that its frames are in, or null for memory of its own that is not pinned.</param>
 /// <param name="Sessions">Sessions that were begun.</param>
-/// <param name="Session">The one that runs, or null.</param>
+/// <param name="Messages">Messages of front-ends, over all sessions.</param>
+/// <param name="Refused">Those of them that were refused, over all sessions.</param>
+/// <param name="Losses">Accesses that found memory gone which a front-end had shared, over all sessions; each such session ended.</param>
+/// <param name="Session">The session that runs, or null.</param>
 /// <param name="FromGuest">What came from the guest, over all sessions.</param>
 /// <param name="ToGuest">What went to the guest, over all sessions.</param>
 /// <param name="Rings">Each ring.</param>
@@ -34,12 +37,17 @@ public sealed record PortInfo(
     IReadOnlyList<int> Cores,
     string? Pool,
     int Sessions,
+    long Messages,
+    long Refused,
+    long Losses,
     PortSessionInfo? Session,
     TrafficInfo FromGuest,
     TrafficInfo ToGuest,
     IReadOnlyList<RingInfo> Rings)
 {
-    internal static PortInfo Of(NetPort port, string? pool) => new(
+    internal static PortInfo Of(NetPort port, string? pool) => Of(port, pool, port.Said);
+
+    private static PortInfo Of(NetPort port, string? pool, SessionCounters said) => new(
         port.Name,
         port.State,
         port.Failure,
@@ -52,6 +60,9 @@ public sealed record PortInfo(
         [.. port.Options.Processors.Select(p => p.Number)],
         pool,
         port.Sessions,
+        said.Messages,
+        said.Refused,
+        said.Losses,
         port.Session is { } session ? PortSessionInfo.Of(session) : null,
         TrafficInfo.Of(port.Total(fromGuest: true)),
         TrafficInfo.Of(port.Total(fromGuest: false)),
@@ -102,7 +113,18 @@ public sealed record PortSessionInfo(
 /// <param name="Calls">Calls made to the driver.</param>
 /// <param name="Dropped">Frames dropped, for whatever cause.</param>
 /// <param name="Drops">How many for which cause.</param>
-public sealed record TrafficInfo(long Frames, long Bytes, long Bursts, long Kicks, long Calls, long Dropped, DropInfo Drops)
+/// <param name="Broken">Times that the driver broke such a ring, for whatever cause.</param>
+/// <param name="Breaks">How often in which way, by the names of <see cref="RingError"/>; only those that happened.</param>
+public sealed record TrafficInfo(
+    long Frames,
+    long Bytes,
+    long Bursts,
+    long Kicks,
+    long Calls,
+    long Dropped,
+    DropInfo Drops,
+    long Broken,
+    IReadOnlyDictionary<string, long> Breaks)
 {
     /// <summary>The counters of a ring, or of several.</summary>
     /// <param name="counters">The counters.</param>
@@ -123,7 +145,9 @@ public sealed record TrafficInfo(long Frames, long Bytes, long Bursts, long Kick
                 counters.DroppedHeader,
                 counters.DroppedTooLarge,
                 counters.DroppedOffload,
-                counters.DroppedNoBuffer));
+                counters.DroppedNoBuffer),
+            counters.Broken,
+            Enum.GetValues<RingError>().Where(e => counters.BrokenBy(e) != 0).ToDictionary(e => e.ToString(), counters.BrokenBy));
     }
 }
 

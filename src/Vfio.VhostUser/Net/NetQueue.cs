@@ -86,7 +86,7 @@ public abstract class NetQueue
         Log?.MarkUsed();
     }
 
-    /// <summary>Tells the front-end about <see cref="Error"/>, the first time.</summary>
+    /// <summary>Counts <see cref="Error"/> and tells the front-end about it, the first time.</summary>
     /// <returns>True the first time.</returns>
     public bool TryReport()
     {
@@ -96,6 +96,7 @@ public abstract class NetQueue
         }
 
         _reported = true;
+        Counters.Break(Error);
         Ring.Error?.TrySignal();
         return true;
     }

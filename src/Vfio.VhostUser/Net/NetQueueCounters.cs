@@ -1,8 +1,12 @@
+using Vfio.Virtio;
+
 namespace Vfio.VhostUser;
 
 /// <summary>What happened on one ring. Written by the thread that polls it; read by any, each number by itself.</summary>
 public sealed class NetQueueCounters
 {
+    private readonly long[] _broken = new long[Enum.GetValues<RingError>().Length];
+
     /// <summary>Frames moved.</summary>
     public long Frames { get; internal set; }
 
@@ -39,6 +43,14 @@ public sealed class NetQueueCounters
     /// <summary>Frames dropped, for whatever cause.</summary>
     public long Dropped => DroppedDisabled + DroppedLength + DroppedHeader + DroppedTooLarge + DroppedOffload + DroppedNoBuffer;
 
+    /// <summary>Times that the driver broke the ring, for whatever cause. It is dead from then on, until it is set up anew.</summary>
+    public long Broken => _broken.Sum();
+
+    /// <summary>Times that the driver broke the ring in one way.</summary>
+    /// <param name="cause">The way.</param>
+    /// <returns>How often.</returns>
+    public long BrokenBy(RingError cause) => _broken[(int)cause];
+
     /// <summary>Adds another ring's, or an earlier life's of the same.</summary>
     /// <param name="other">What to add.</param>
     public void Add(NetQueueCounters other)
@@ -55,5 +67,12 @@ public sealed class NetQueueCounters
         DroppedTooLarge += other.DroppedTooLarge;
         DroppedOffload += other.DroppedOffload;
         DroppedNoBuffer += other.DroppedNoBuffer;
+        for (int cause = 0; cause < _broken.Length; cause++)
+        {
+            _broken[cause] += other._broken[cause];
+        }
     }
+
+    /// <summary>Counts a ring that broke.</summary>
+    internal void Break(RingError cause) => _broken[(int)cause]++;
 }

@@ -72,6 +72,9 @@ public sealed class VhostUserSession : IDisposable
     /// the session.</summary>
     public long Losses { get; private set; }
 
+    /// <summary>All of these.</summary>
+    public SessionCounters Counters => new(Messages, Refused, Losses);
+
     /// <summary>The virtio features that were negotiated.</summary>
     public VirtioFeatures Features => _rings.Features;
 
@@ -85,11 +88,17 @@ public sealed class VhostUserSession : IDisposable
     /// <exception cref="TimeoutException">A poller is stuck: the guest's memory stays mapped.</exception>
     public void Run()
     {
-        while (Serve())
+        try
         {
+            while (Serve())
+            {
+            }
+        }
+        finally
+        {
+            Losses = _mappings.Losses;
         }
 
-        Losses = _mappings.Losses;
         if (Losses != 0)
         {
             _log($"session ended: memory of the front-end was gone at {Losses} accesses (SIGBUS). Cause: it shrank its memory " +

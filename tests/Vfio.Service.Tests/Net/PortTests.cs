@@ -241,6 +241,59 @@ public sealed class PortTests : IDisposable
     }
 
     [TestMethod]
+    public void What_front_ends_did_wrong_is_counted_over_all_sessions()
+    {
+        Add(Request("vm0"));
+        using (var guest = new PortGuest(Path("vm0")))
+        {
+            guest.BreakTransmitRing();
+            PortGuest.Until(() => Show("vm0").FromGuest.Broken == 1, "the broken ring is not counted");
+        }
+
+        using (UnixSocket wrong = UnixSocket.TryConnect(Path("vm0"), out _)!)
+        {
+            wrong.Send(new byte[12]);
+            PortGuest.Until(() => Show("vm0").Refused == 1, "the refused message is not counted");
+        }
+
+        long losses;
+        using (var guest = new IotlbGuest(
+            UnixSocket.TryConnect(Path("vm0"), out _)!, VirtioFeatures.Version1, 2 << 20, 64, hasIommu: false, canShrink: true))
+        {
+            guest.Region.Shrink(0);
+            guest.Kick();
+            PortGuest.Until(() => Show("vm0") is { Losses: not 0, State: PortState.Listening }, "the loss is not counted");
+            losses = Show("vm0").Losses;
+        }
+
+        // In one that runs, and goes on.
+        using var last = new PortGuest(Path("vm0"));
+        Assert.Throws<VhostUserProtocolException>(() => last.Machine.Frontend.Enable(7, true));
+        last.BreakTransmitRing();
+        PortGuest.Until(() => Show("vm0").FromGuest.Broken == 2, "the ring that broke last is not counted");
+        PortInfo shown = Show("vm0");
+        Assert.AreEqual(1, shown.Session!.Refused);
+        Assert.AreEqual(2, shown.Refused);
+        Assert.AreEqual(losses, shown.Losses);
+        Assert.IsGreaterThan(shown.Session.Messages + 10, shown.Messages);
+        Assert.AreEqual(4, shown.Sessions);
+        Assert.AreEqual(2, shown.FromGuest.Breaks["AccessDenied"]);
+        Assert.AreEqual(2, shown.Rings[1].Traffic.Broken);
+        Assert.AreEqual(0, shown.ToGuest.Broken);
+    }
+
+    [TestMethod]
+    public void A_transmit_ring_that_breaks_is_told_of_where_only_frames_are_made()
+    {
+        Add(Request("vm0") with { Forward = ForwardMode.TxOnly });
+        using var guest = new PortGuest(Path("vm0"));
+        guest.BreakTransmitRing();
+        PortGuest.Until(
+            () => Logged().Any(l => l.Contains("ring 1 stopped: the driver broke it (AccessDenied", StringComparison.Ordinal)), "nobody is told");
+        Assert.AreEqual(1, Show("vm0").FromGuest.Broken);
+    }
+
+    [TestMethod]
     public void A_fault_of_our_own_ends_the_session_and_not_the_port()
     {
         Add(Request("vm0"));
