@@ -103,6 +103,9 @@ public sealed class PortGuest : IDisposable
     public void BreakTransmitRing() =>
         Add(_guest.Transmit, new PinnedBuffer(new Iova(0x7000_0000_0000), _guest.Region.Host, 100), DeviceAccess.Read);
 
+    /// <summary>Does what kills the other one: a buffer that may only be read.</summary>
+    public void BreakReceiveRing() => Add(_guest.Receive, _guest.Plain(0, SlotBytes), DeviceAccess.Read);
+
     public void Dispose() => _guest.Dispose();
 
     private void Add(DriverQueue queue, PinnedBuffer buffer, DeviceAccess access)

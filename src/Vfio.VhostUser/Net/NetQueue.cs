@@ -9,11 +9,11 @@ public abstract class NetQueue
     private bool _mustCall;
     private bool _reported;
 
-    private protected NetQueue(VringConfiguration ring, NetQueueCounters counters, bool onlyReads)
+    private protected NetQueue(VringConfiguration ring, NetQueueCounters counters, BufferUse use)
     {
         Ring = ring;
         Counters = counters;
-        Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, onlyReads);
+        Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, use);
         Log = ring.Log is null ? null : new RingLog(ring);
         // Who had the ring before may have shown buffers and not made the call for them any more.
         _mustCall = ring.Position != RingPosition.Start(ring.Features);

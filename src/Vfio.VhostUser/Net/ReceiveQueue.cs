@@ -1,3 +1,5 @@
+using Vfio.Virtio;
+
 namespace Vfio.VhostUser;
 
 /// <summary>One running receive ring of a network device: frames into it, a batch at a time.</summary>
@@ -5,7 +7,7 @@ namespace Vfio.VhostUser;
 public abstract class ReceiveQueue : NetQueue
 {
     private protected ReceiveQueue(VringConfiguration ring, NetQueueCounters counters)
-        : base(ring, counters, onlyReads: false)
+        : base(ring, counters, BufferUse.OnlyWrites)
     {
     }
 

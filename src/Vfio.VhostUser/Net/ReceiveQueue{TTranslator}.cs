@@ -179,8 +179,9 @@ internal sealed unsafe class ReceiveQueue<TTranslator> : ReceiveQueue
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool TryPut(in Frame frame, in DescriptorChain chain)
     {
+        // Device-writable, as every segment of a receive ring's chains.
         ref readonly HostSegment first = ref _source.Segments[chain.First];
-        if (chain.ReadableCount != 0 || first.Length < (uint)(NetHeader.Bytes + frame.Length) || !frame.Header.IsPlain)
+        if (first.Length < (uint)(NetHeader.Bytes + frame.Length) || !frame.Header.IsPlain)
         {
             return false;
         }

@@ -7,7 +7,7 @@ namespace Vfio.VhostUser;
 public abstract class TransmitQueue : NetQueue
 {
     private protected TransmitQueue(VringConfiguration ring, NetQueueCounters counters)
-        : base(ring, counters, onlyReads: true)
+        : base(ring, counters, BufferUse.OnlyReads)
     {
     }
 

@@ -2,7 +2,7 @@ namespace Vfio.Virtio;
 
 /// <summary>Gathers one chain's segments while its descriptors are walked, in either layout, and holds every chain to the rules
 /// that do not depend on the layout.</summary>
-internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size, bool onlyReads)
+internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size, BufferUse use)
 {
     // virtio 1.3, 2.7.5.2 "Driver Requirements: The Virtqueue Descriptor Table": at most 2^32 bytes in total.
     private const ulong MaxBytes = 1UL << 32;
@@ -10,7 +10,7 @@ internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size
     private readonly Span<HostSegment> _segments = segments;
     private readonly int _first = first;
     private readonly int _size = size;
-    private readonly bool _onlyReads = onlyReads;
+    private readonly BufferUse _use = use;
     private int _count;
     private int _readable;
     private int _descriptors;
@@ -28,6 +28,9 @@ internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size
 
     public void SetMissed() => Missed = true;
 
+    /// <summary>Whether all of it is device-readable.</summary>
+    public readonly bool IsOnlyRead => _use == BufferUse.OnlyReads;
+
     public readonly DescriptorChain Build(ushort id, ushort slots, ushort position) =>
         new(id, slots, position, (ushort)_first, (ushort)_readable, (ushort)_count, _readableLength, _writableLength);
 
@@ -35,11 +38,15 @@ internal ref struct ChainBuilder(Span<HostSegment> segments, int first, int size
     public RingError Append<TTranslator>(ref TTranslator translator, ulong address, uint length, bool writable)
         where TTranslator : struct, ITranslator
     {
-        writable &= !_onlyReads;
         // virtio 1.3, 2.7.5.3.1 and 2.8.19: a chain is no longer than the queue. Ends every loop of descriptors.
         if (++_descriptors > _size)
         {
             return RingError.ChainTooLong;
+        }
+
+        if (_use != BufferUse.Both && writable != (_use == BufferUse.OnlyWrites))
+        {
+            return writable ? RingError.NotReadable : RingError.NotWritable;
         }
 
         if (length == 0)

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vfio.Linux;
 
@@ -21,11 +20,4 @@ internal readonly struct Descriptor(ulong address, uint length, ushort flags, us
     public bool IsWritable => (Flags & virtio_ring.VRING_DESC_F_WRITE) != 0;
 
     public bool IsIndirect => (Flags & virtio_ring.VRING_DESC_F_INDIRECT) != 0;
-
-    // One descriptor that is the whole chain and holds data itself: nearly all of a network's.
-    public bool IsWholeChain
-    {
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => (Flags & (virtio_ring.VRING_DESC_F_NEXT | virtio_ring.VRING_DESC_F_INDIRECT)) == 0;
-    }
 }

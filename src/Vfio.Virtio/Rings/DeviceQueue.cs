@@ -35,9 +35,8 @@ public abstract class DeviceQueue
     /// <summary>What was negotiated.</summary>
     public VirtioFeatures Features { get; }
 
-    /// <summary>Set for a ring whose buffers the device never writes, such as a transmit ring: VIRTQ_DESC_F_WRITE is not looked at, and
-    /// everything is device-readable. DPDK's driver (22.11) leaves that flag set on the header's entry of a packed indirect table.</summary>
-    public bool OnlyReads { get; private protected init; }
+    /// <summary>What the device does with buffers.</summary>
+    public BufferUse Use { get; private protected init; }
 
     /// <summary>What the peer did wrong; <see cref="RingError.None"/> while the queue is good. Stays: <see cref="Peek"/> returns
     /// nothing more. Chains that were consumed before can still be completed.</summary>
@@ -68,12 +67,12 @@ public abstract class DeviceQueue
     /// <param name="features">What was negotiated: RING_PACKED decides the layout; RING_EVENT_IDX, RING_INDIRECT_DESC and IN_ORDER
     /// matter.</param>
     /// <param name="position">Where it goes on if another device had it before; null: it is new.</param>
-    /// <param name="onlyReads">Sets <see cref="OnlyReads"/>.</param>
+    /// <param name="use">What the device does with buffers; others are an error.</param>
     /// <returns>The queue.</returns>
     /// <exception cref="ArgumentException">The size or the position is not valid, or a part of the ring not aligned or too short: see
     /// <see cref="RingAddresses.IsValidSize"/> and <see cref="RingAddresses.IsAligned"/>.</exception>
     public static DeviceQueue Create(
-        int size, RingAddresses ring, VirtioFeatures features, RingPosition? position = null, bool onlyReads = false)
+        int size, RingAddresses ring, VirtioFeatures features, RingPosition? position = null, BufferUse use = BufferUse.Both)
     {
         ring.Check(size, features);
         RingPosition start = position ?? RingPosition.Start(features);
@@ -87,8 +86,8 @@ public abstract class DeviceQueue
 
         DeviceQueue Over<TRing>(TRing memory)
             where TRing : struct, IRingMemory => isPacked
-                ? new PackedDeviceQueue<TRing>(size, memory, features, start) { OnlyReads = onlyReads }
-                : new SplitDeviceQueue<TRing>(size, memory, features, start) { OnlyReads = onlyReads };
+                ? new PackedDeviceQueue<TRing>(size, memory, features, start) { Use = use }
+                : new SplitDeviceQueue<TRing>(size, memory, features, start) { Use = use };
     }
 
     /// <summary>Takes a look at the next chains without consuming them. The peer's index is read once.</summary>

@@ -29,12 +29,6 @@ public readonly record struct PackedDescriptor(BusAddress Address, ulong Control
 
     internal bool IsIndirect => (Flags & virtio_ring.VRING_DESC_F_INDIRECT) != 0;
 
-    internal bool IsWholeChain
-    {
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => (Flags & (virtio_ring.VRING_DESC_F_NEXT | virtio_ring.VRING_DESC_F_INDIRECT)) == 0;
-    }
-
     internal static ulong MakeControl(uint length, ushort id, ushort flags) =>
         length | ((ulong)id << 32) | ((ulong)flags << 48);
 

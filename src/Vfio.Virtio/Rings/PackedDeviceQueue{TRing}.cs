@@ -74,7 +74,8 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
     {
         const ulong Next = virtio_ring.VRING_DESC_F_NEXT;
         const ulong Indirect = virtio_ring.VRING_DESC_F_INDIRECT;
-        const ulong Mask = (PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag | Next | Indirect) << 48;
+        const ulong Write = virtio_ring.VRING_DESC_F_WRITE;
+        const ulong Layout = PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag | Next | Indirect;
         if (Missed)
         {
             return;
@@ -91,10 +92,12 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         chains = chains.Slice(first, most);
         segments = segments.Slice(place.Segments, most);
         TRing ring = _ring;
-        ulong writeFlag = OnlyReads ? 0 : (ulong)virtio_ring.VRING_DESC_F_WRITE << 48;
+        // Without NEXT and INDIRECT, and such as the device uses.
+        ulong mask = (Layout | (Use == BufferUse.Both ? 0 : Write)) << 48;
         int segment = place.Segments;
         int slot = place.Slot;
-        ulong wanted = (ulong)(place.Wrap ? PackedDescriptor.AvailFlag : PackedDescriptor.UsedFlag) << 48;
+        ulong wanted = ((ulong)(place.Wrap ? PackedDescriptor.AvailFlag : PackedDescriptor.UsedFlag)
+            | (Use == BufferUse.OnlyWrites ? Write : 0)) << 48;
         int i = 0;
         for (; i < chains.Length; i++)
         {
@@ -103,12 +106,12 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
             ulong control = Barriers.ReadAcquire(words + 1);
             uint length = (uint)(control & uint.MaxValue);
             ulong address = *words;
-            if ((control & Mask) != wanted || length == 0 || unchecked(address + length) <= address)
+            if ((control & mask) != wanted || length == 0 || unchecked(address + length) <= address)
             {
                 break;
             }
 
-            bool writable = (control & writeFlag) != 0;
+            bool writable = (control & (Write << 48)) != 0;
             TranslationStatus status = translator.Translate(
                 new BusAddress(address), length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
             if (status != TranslationStatus.Translated || usable < length)
@@ -152,7 +155,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         }
 
         var descriptor = new PackedDescriptor(new BusAddress(*words), control);
-        var chain = new ChainBuilder(segments, place.Segments, Size, OnlyReads);
+        var chain = new ChainBuilder(segments, place.Segments, Size, Use);
         RingError error = Walk(ref translator, _ring, Size, place.Slot, descriptor, ref chain, out ushort id, out int slots);
         error = error == RingError.None && place.Outstanding + slots > Size ? RingError.TooManyOutstanding : error;
         if (error != RingError.None)
@@ -193,7 +196,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         RingError error = descriptors.IsEmpty || descriptors.Length > Size ? RingError.ChainTooLong : Error;
         if (error == RingError.None)
         {
-            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, OnlyReads);
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, Use);
             int slots;
             ushort id;
             // SAFETY: the walk reads no further than descriptors.Length, which it is given as the ring's size.
@@ -427,10 +430,11 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
                 return status == TranslationStatus.Miss ? RingError.None : RingError.AccessDenied;
             }
 
-            // virtio 1.3, 2.8.7 "Indirect Flag: Scatter-Gather Support": every entry counts, only WRITE means anything.
+            // virtio 1.3, 2.8.7 "Indirect Flag: Scatter-Gather Support": every entry counts, only WRITE means anything. Not even that in a
+            // ring that is only read: DPDK's driver (22.11) fills its tables with WRITE once and leaves it where the header goes.
             var entry = new PackedDescriptor(new BusAddress(address), control);
             error = entry.IsIndirect ? RingError.NestedIndirect
-                : chain.Append(ref translator, address, entry.Length, entry.IsWritable);
+                : chain.Append(ref translator, address, entry.Length, entry.IsWritable && !chain.IsOnlyRead);
         }
 
         return error;

@@ -37,6 +37,12 @@ public enum RingError
     /// <summary>A device-readable descriptor after a device-writable one.</summary>
     ReadableAfterWritable,
 
+    /// <summary>A device-readable descriptor in a ring whose buffers the device only writes (<see cref="BufferUse.OnlyWrites"/>).</summary>
+    NotWritable,
+
+    /// <summary>A device-writable descriptor in a ring whose buffers the device only reads (<see cref="BufferUse.OnlyReads"/>).</summary>
+    NotReadable,
+
     /// <summary>An indirect descriptor without VIRTIO_F_INDIRECT_DESC.</summary>
     IndirectNotNegotiated,
 

@@ -76,7 +76,10 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         segments = segments.Slice(place.Segments, most);
         uint mask = _mask;
         TRing ring = _ring;
-        bool onlyReads = OnlyReads;
+        // Without NEXT and INDIRECT, and such as the device uses.
+        uint flags = virtio_ring.VRING_DESC_F_NEXT | virtio_ring.VRING_DESC_F_INDIRECT
+            | (Use == BufferUse.Both ? 0u : virtio_ring.VRING_DESC_F_WRITE);
+        uint plain = Use == BufferUse.OnlyWrites ? virtio_ring.VRING_DESC_F_WRITE : 0u;
         int position = _nextAvail + first;
         int segment = place.Segments;
         int i = 0;
@@ -91,12 +94,12 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             Descriptor descriptor = *(Descriptor*)ring.Descriptor(head & mask);
             ulong address = descriptor.Address;
             uint length = descriptor.Length;
-            if (!descriptor.IsWholeChain || length == 0 || unchecked(address + length) <= address)
+            if ((descriptor.Flags & flags) != plain || length == 0 || unchecked(address + length) <= address)
             {
                 break;
             }
 
-            bool writable = descriptor.IsWritable && !onlyReads;
+            bool writable = descriptor.IsWritable;
             TranslationStatus status = translator.Translate(
                 new BusAddress(address), length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
             if (status != TranslationStatus.Translated || usable < length)
@@ -123,7 +126,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
     {
         ushort position = unchecked((ushort)(_nextAvail + place.Chains));
         ushort head = *_ring.Driver(RingWord + (position & _mask));
-        var chain = new ChainBuilder(segments, place.Segments, Size, OnlyReads);
+        var chain = new ChainBuilder(segments, place.Segments, Size, Use);
         RingError error = head > _mask
             ? RingError.HeadOutOfRange : Walk(ref translator, head, ReadDescriptor(head), ref chain);
         if (error != RingError.None)
@@ -154,7 +157,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             : Outstanding >= Size ? RingError.TooManyOutstanding : Error;
         if (error == RingError.None)
         {
-            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, OnlyReads);
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, Use);
             error = Walk(ref translator, head, ReadDescriptor(head), ref builder);
             Missed = builder.Missed;
             chain = builder.Build(head, 1, _nextAvail);

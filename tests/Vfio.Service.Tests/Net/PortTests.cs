@@ -283,6 +283,25 @@ public sealed class PortTests : IDisposable
     }
 
     [TestMethod]
+    public void A_buffer_that_may_not_be_written_breaks_its_receive_ring_and_is_told_of()
+    {
+        Add(Request("vm0"));
+        using var guest = new PortGuest(Path("vm0"));
+        guest.BreakReceiveRing();
+        guest.Send(1);
+        PortGuest.Until(() => Show("vm0").ToGuest.Broken == 1, "the ring lives");
+        PortInfo shown = Show("vm0");
+        Assert.AreEqual(1, shown.ToGuest.Breaks["NotWritable"]);
+        Assert.AreEqual(0, shown.ToGuest.Drops.TooLarge);
+        Assert.AreEqual(("broken", "NotWritable at 0"), (shown.Rings[0].State, shown.Rings[0].Error));
+        PortGuest.Until(
+            () => Logged().Any(l => l.Contains("ring 0 stopped: the driver broke it (NotWritable at 0)", StringComparison.Ordinal)), "nobody is told");
+        // The other ring is none the worse.
+        guest.Send(2);
+        Assert.AreEqual("running", Show("vm0").Rings[1].State);
+    }
+
+    [TestMethod]
     public void A_transmit_ring_that_breaks_is_told_of_where_only_frames_are_made()
     {
         Add(Request("vm0") with { Forward = ForwardMode.TxOnly });

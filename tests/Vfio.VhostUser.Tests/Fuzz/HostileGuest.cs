@@ -70,6 +70,9 @@ internal sealed unsafe class HostileGuest : IDisposable
         *(uint*)(_views[0].Address + (nint)Ring.Device) = 0;
     }
 
+    /// <summary>The flags of most descriptors: those of a buffer that the device writes, or of one that it reads.</summary>
+    public int Usual { get; set; }
+
     /// <summary>A few writes: descriptors, the index, entries, bytes.</summary>
     public void Change(Random random, bool packed, int size)
     {
@@ -131,9 +134,9 @@ internal sealed unsafe class HostileGuest : IDisposable
         _ => (uint)random.Next(12, 2000),
     };
 
-    private static void Write(Random random, ulong* words, bool packed, int size)
+    private void Write(Random random, ulong* words, bool packed, int size)
     {
-        ulong flags = (ulong)(random.Next(6) switch { 0 => 1, 1 => 2, 2 => 4, 3 => random.Next(8), _ => 0 });
+        ulong flags = (ulong)(random.Next(6) switch { 0 => 1 | Usual, 1 => random.Next(4), 2 => 4, 3 => random.Next(8), _ => Usual });
         ulong next = (ulong)(random.Next(12) == 0 ? random.Next(65536) : random.Next(size));
         ulong upper = packed
             ? Bytes(random) | (next << 32) | ((flags | (random.Next(4) == 0 ? 0x8000u : 0x80u)) << 48)

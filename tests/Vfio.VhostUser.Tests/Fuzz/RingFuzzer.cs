@@ -44,6 +44,7 @@ internal sealed class RingFuzzer : IDisposable
         int size = packed ? random.Next(1, 257) : 1 << random.Next(0, 9);
         bool isTranslated = random.Next(2) == 0;
         bool transmits = random.Next(2) == 0;
+        _guest.Usual = transmits ? 0 : virtio_ring.VRING_DESC_F_WRITE;
         _guest.Place(random, size, features, closes: isTranslated);
         using IotlbFuzz? iotlb = isTranslated ? new IotlbFuzz(_guest, random) : null;
         using DirtyLog? log = random.Next(3) == 0 ? MapLog(random) : null;

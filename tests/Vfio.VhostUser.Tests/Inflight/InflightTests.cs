@@ -217,7 +217,7 @@ public sealed class InflightTests
         guest.Send(driver, Frame(7));
         InflightRecord first = record.Open();
         first.Recover(ring, start, out _);
-        var dead = DeviceQueue.Create(Size, ring, features, onlyReads: true);
+        var dead = DeviceQueue.Create(Size, ring, features, use: BufferUse.OnlyReads);
         var translator = new GuestMemoryTranslator(guest.Memory);
         var chains = new DescriptorChain[1];
         Assert.AreEqual(1, dead.Peek(ref translator, chains, new HostSegment[8]));

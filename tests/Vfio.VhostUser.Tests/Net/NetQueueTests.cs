@@ -369,6 +369,73 @@ public sealed class NetQueueTests
     }
 
     [TestMethod]
+    [DataRow(Split & ~VirtioFeatures.RingIndirectDesc)]
+    [DataRow(Packed & ~VirtioFeatures.RingIndirectDesc)]
+    [DataRow(Split | Merged)]
+    [DataRow(Packed | Merged)]
+    public void A_buffer_that_may_only_be_read_breaks_a_receive_ring(VirtioFeatures features)
+    {
+        foreach (int readable in new[] { 1, 2 })
+        {
+            using var guest = new Guest();
+            (DriverQueue taker, ReceiveQueue receive) = guest.Receive(features);
+            var buffers = new Dictionary<ushort, PinnedBuffer>();
+            guest.Offer(taker, 1600, buffers);
+            PinnedBuffer forbidden = guest.Allocate(1600);
+            DmaSegment[] chain = [new DmaSegment(forbidden, DeviceAccess.Read), new DmaSegment(guest.Allocate(1600), DeviceAccess.Write)];
+            Assert.IsTrue(taker.TryAdd(chain.AsSpan(0, readable), out _));
+            taker.Publish();
+            guest.Batch.Add(64).Span.Fill(1);
+            guest.Batch.Add(64).Span.Fill(2);
+
+            Assert.AreEqual(1, receive.Enqueue(guest.Batch));
+            Assert.AreEqual(0, receive.Enqueue(guest.Batch));
+            Assert.AreEqual(RingError.NotWritable, receive.Error);
+            Assert.AreEqual(1, receive.ErrorPosition);
+            Assert.AreEqual(0, receive.Counters.Dropped);
+            Assert.AreEqual(1, taker.Reap(new Completion[4]));
+            Assert.AreEqual(-1, forbidden.Span.IndexOfAnyExcept((byte)0));
+            Assert.AreEqual(0, receive.Counters.Broken);
+            Assert.IsTrue(receive.TryReport());
+            Assert.IsFalse(receive.TryReport());
+            Assert.AreEqual(1, receive.Counters.BrokenBy(RingError.NotWritable));
+            Assert.AreEqual(1, receive.Counters.Broken);
+        }
+    }
+
+    [TestMethod]
+    [DataRow(Split, false)]
+    [DataRow(Split & ~VirtioFeatures.RingIndirectDesc, false)]
+    [DataRow(Packed & ~VirtioFeatures.RingIndirectDesc, false)]
+    // Where DPDK's driver leaves the flag.
+    [DataRow(Packed, true)]
+    public void A_buffer_that_may_only_be_written_breaks_a_transmit_ring(VirtioFeatures features, bool isInTable)
+    {
+        foreach (bool isAlone in new[] { true, false })
+        {
+            using var guest = new Guest();
+            (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(features);
+            guest.Send(sender, new byte[64]);
+            PinnedBuffer header = guest.Allocate(NetHeader.Bytes);
+            PinnedBuffer frame = guest.Allocate(NetHeader.Bytes + 64);
+            frame.Span.Fill(7);
+            DmaSegment[] chain = [new DmaSegment(header, DeviceAccess.Read), new DmaSegment(frame, DeviceAccess.Write)];
+            Assert.IsTrue(sender.TryAdd(chain.AsSpan(isAlone ? 1 : 0), out _));
+            sender.Publish();
+
+            // A chain of one descriptor needs no table.
+            bool isTaken = isInTable && !isAlone;
+            Assert.AreEqual(isTaken ? 2 : 1, transmit.Dequeue(guest.Batch));
+            Assert.AreEqual(isTaken ? RingError.None : RingError.NotReadable, transmit.Error);
+            if (isTaken)
+            {
+                Assert.AreEqual(-1, guest.Batch.Frames[1].Span.IndexOfAnyExcept((byte)7));
+                Assert.AreEqual(frame.Length, guest.Batch.Frames[1].Length);
+            }
+        }
+    }
+
+    [TestMethod]
     public void Without_buffers_frames_stay_in_the_batch()
     {
         using var guest = new Guest();
