@@ -18,7 +18,8 @@ public sealed class IotlbGuest : IDisposable
     public const ulong RingBytes = 4 << 20;
 
     private readonly EventFd _kick = new();
-    private readonly FrontendRing[] _frontendRings = new FrontendRing[2];
+    private readonly Func<FrontendRing, FrontendRing>? _shape;
+    private readonly List<FrontendRing> _described = [];
     private readonly Thread? _server;
     private readonly StitchedMemory? _rings;
     private readonly FrontendRegion? _buffers;
@@ -29,11 +30,13 @@ public sealed class IotlbGuest : IDisposable
     /// <param name="memory">Bytes for buffers, a multiple of 2 MiB.</param>
     /// <param name="ringSize">Entries of each ring.</param>
     /// <param name="hasIommu">Whether the device's addresses are IOVAs.</param>
-    /// <param name="servesMisses">Whether a thread of this object answers misses; else the owner does.</param>
+    /// <param name="servesMisses">Whether a thread of this object answers misses and counts calls; else the owner does.</param>
     /// <param name="hugePageSize">The pages that memory is made of.</param>
     /// <param name="scattersRings">Whether the rings' pages are neighbours for the device only.</param>
     /// <param name="separatesBuffers">Whether buffers have a region of their own.</param>
     /// <param name="canShrink">Whether its memory is going to be taken away from under the back-end.</param>
+    /// <param name="more">Protocol features that are wanted beside the usual ones.</param>
+    /// <param name="shape">Changes what the back-end is told of a ring; null: each has a kick, the same one, and no call.</param>
     public IotlbGuest(
         UnixSocket socket,
         VirtioFeatures features,
@@ -44,18 +47,21 @@ public sealed class IotlbGuest : IDisposable
         ulong hugePageSize = 0,
         bool scattersRings = false,
         bool canShrink = false,
-        bool separatesBuffers = false)
+        bool separatesBuffers = false,
+        ProtocolFeatures more = ProtocolFeatures.None,
+        Func<FrontendRing, FrontendRing>? shape = null)
     {
+        _shape = shape;
         Name = $"iotlb-guest-{Guid.NewGuid():N}"[..28];
         Region = new FrontendRegion(
             Name, new GuestPhysicalAddress(GuestBase), RingBytes + (separatesBuffers ? 0 : memory), hugePageSize, canShrink);
         _buffers = separatesBuffers
             ? new FrontendRegion(BuffersName, new GuestPhysicalAddress(GuestBase + RingBytes), memory, hugePageSize, canShrink) : null;
         Iommu = hasIommu ? new FrontendIommu() : null;
-        Frontend = new VhostUserFrontend(socket, features, Iommu);
-        if (Iommu is not null && servesMisses)
+        Frontend = new VhostUserFrontend(socket, features, Iommu, more);
+        if (Frontend.BackendRequests is not null && servesMisses)
         {
-            _server = new Thread(Serve) { Name = "iommu", IsBackground = true };
+            _server = new Thread(Serve) { Name = "front-end", IsBackground = true };
             _server.Start();
         }
 
@@ -100,6 +106,9 @@ public sealed class IotlbGuest : IDisposable
     /// <summary>Ring 1.</summary>
     public DriverQueue Transmit { get; private set; }
 
+    /// <summary>What the back-end was told of the rings.</summary>
+    public IReadOnlyList<FrontendRing> Described => _described;
+
     /// <summary>What went wrong while misses were served, or null.</summary>
     public Exception? ServerFailure { get; private set; }
 
@@ -139,10 +148,21 @@ public sealed class IotlbGuest : IDisposable
     /// <summary>Starts a ring again where it was stopped.</summary>
     /// <param name="index">0 or 1.</param>
     /// <param name="position">What <see cref="VhostUserFrontend.StopRing"/> said.</param>
-    public void ResumeRing(int index, uint position) => Frontend.StartRing(_frontendRings[index] with { Position = position });
+    public void ResumeRing(int index, uint position) => Frontend.StartRing(_described[index] with { Position = position });
 
     /// <summary>Tells the back-end that there is something.</summary>
-    public void Kick() => _kick.Signal();
+    public void Kick()
+    {
+        foreach (FrontendRing ring in _described)
+        {
+            if (ring.Kick is null)
+            {
+                Frontend.Kick(ring.Index);
+            }
+        }
+
+        _kick.Signal();
+    }
 
     public void Dispose()
     {
@@ -165,10 +185,11 @@ public sealed class IotlbGuest : IDisposable
         // Without an IOMMU ring addresses are the front-end's own; descriptors carry the guest's.
         ulong shift = Iommu is null ? unchecked(Region.Host.Value - GuestBase) : 0;
         FrontendAddress Address(BusAddress address) => new(unchecked(address.Value + shift));
-        _frontendRings[index] = new FrontendRing(
+        var ring = new FrontendRing(
             index, size, Address(queue.DescriptorArea), Address(queue.DriverArea), Address(queue.DeviceArea), Frontend.Features,
             _kick, null);
-        Frontend.StartRing(_frontendRings[index]);
+        _described.Add(_shape is null ? ring : _shape(ring));
+        Frontend.StartRing(_described[^1]);
         return queue;
     }
 

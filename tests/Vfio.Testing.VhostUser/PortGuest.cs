@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Vfio.Linux;
+using Vfio.VhostUser;
 using Vfio.Virtio;
 
 namespace Vfio.Testing.VhostUser;
@@ -13,16 +14,25 @@ public sealed class PortGuest : IDisposable
     private readonly Completion[] _completion = new Completion[1];
 
     /// <summary>Connects to a port that listens.</summary>
-    public PortGuest(string socketPath, VirtioFeatures features = VirtioFeatures.Version1)
+    public PortGuest(
+        string socketPath,
+        VirtioFeatures features = VirtioFeatures.Version1,
+        ProtocolFeatures more = ProtocolFeatures.None,
+        Func<FrontendRing, FrontendRing>? shape = null)
         : this(
-            UnixSocket.TryConnect(socketPath, out Errno errno) ?? throw new InvalidOperationException($"{socketPath}: {errno}"), features)
+            UnixSocket.TryConnect(socketPath, out Errno errno) ?? throw new InvalidOperationException($"{socketPath}: {errno}"),
+            features, more, shape)
     {
     }
 
     /// <summary>Takes a connection.</summary>
-    public PortGuest(UnixSocket socket, VirtioFeatures features = VirtioFeatures.Version1)
+    public PortGuest(
+        UnixSocket socket,
+        VirtioFeatures features = VirtioFeatures.Version1,
+        ProtocolFeatures more = ProtocolFeatures.None,
+        Func<FrontendRing, FrontendRing>? shape = null)
     {
-        _guest = new IotlbGuest(socket, features, 2 << 20, 64, hasIommu: false);
+        _guest = new IotlbGuest(socket, features, 2 << 20, 64, hasIommu: false, more: more, shape: shape);
     }
 
     /// <summary>The guest underneath.</summary>
@@ -93,7 +103,7 @@ public sealed class PortGuest : IDisposable
             _guest.Frontend.StopRing(0);
             return false;
         }
-        catch (Exception e) when (e is LinuxException or Vfio.VhostUser.VhostUserProtocolException)
+        catch (Exception e) when (e is LinuxException or VhostUserProtocolException)
         {
             return true;
         }

@@ -63,7 +63,7 @@ public sealed class RestartGuest : IDisposable
     /// <summary>Hands everything to a back-end.</summary>
     public void Connect(UnixSocket socket)
     {
-        _frontend = new VhostUserFrontend(socket, _features, tracksInflight: true);
+        _frontend = new VhostUserFrontend(socket, _features, more: ProtocolFeatures.InflightShmfd);
         if (!_frontend.ProtocolFeatures.HasFlag(ProtocolFeatures.InflightShmfd) || (_frontend.Features & _features) != _features)
         {
             throw new InvalidOperationException($"the back-end lacks features: {_frontend.Features}, {_frontend.ProtocolFeatures}");

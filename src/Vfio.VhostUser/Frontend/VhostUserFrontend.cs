@@ -10,6 +10,9 @@ namespace Vfio.VhostUser;
 /// <remarks>Requests may come from any thread, one at a time; misses are served by one thread of the caller's.</remarks>
 public sealed class VhostUserFrontend : IDisposable
 {
+    // "Bits (0-7) of the payload contain the vring index."
+    private const int MostRings = 256;
+
     private readonly MessageChannel _channel;
     private readonly Lock _requesting = new();
     private readonly MessageChannel? _backend;
@@ -17,14 +20,18 @@ public sealed class VhostUserFrontend : IDisposable
     private readonly Action<IovaRange, FrontendAddress, DmaAccess> _update;
     private readonly bool _acknowledges;
 
+    // Of each ring: calls and errors that came as messages.
+    private readonly long[] _calls = new long[MostRings];
+    private readonly long[] _errors = new long[MostRings];
+
     /// <summary>Negotiates with a back-end.</summary>
     /// <param name="socket">The connection; owned from now on.</param>
     /// <param name="wanted">The virtio features that are wanted, as far as they are on offer.</param>
     /// <param name="iommu">What answers IOTLB misses; null for none, and then VIRTIO_F_ACCESS_PLATFORM is not negotiated.</param>
-    /// <param name="tracksInflight">Whether what is in flight is to be recorded: see <see cref="CreateInflight"/>.</param>
+    /// <param name="more">Protocol features that are wanted beside MQ, REPLY_ACK and BACKEND_REQ, as far as they are on offer.</param>
     /// <exception cref="VhostUserProtocolException">The back-end said something impossible.</exception>
     /// <exception cref="LinuxException">The connection broke.</exception>
-    public VhostUserFrontend(UnixSocket socket, VirtioFeatures wanted, FrontendIommu? iommu = null, bool tracksInflight = false)
+    public VhostUserFrontend(UnixSocket socket, VirtioFeatures wanted, FrontendIommu? iommu = null, ProtocolFeatures more = ProtocolFeatures.None)
     {
         ArgumentNullException.ThrowIfNull(socket);
         _channel = new MessageChannel(socket);
@@ -36,17 +43,18 @@ public sealed class VhostUserFrontend : IDisposable
             & (wanted | VhostFeatures.ProtocolFeatures | VirtioFeatures.Version1);
         var offered = (ProtocolFeatures)Ask<ulong>(FrontendRequest.GetProtocolFeatures);
         ProtocolFeatures = offered & (ProtocolFeatures.Mq | ProtocolFeatures.ReplyAck | ProtocolFeatures.BackendReq
-            | ProtocolFeatures.ConfigureMemSlots | (tracksInflight ? ProtocolFeatures.InflightShmfd : 0));
+            | ProtocolFeatures.ConfigureMemSlots | more);
         Send(FrontendRequest.SetProtocolFeatures, (ulong)ProtocolFeatures);
         _acknowledges = ProtocolFeatures.HasFlag(ProtocolFeatures.ReplyAck);
-        if (iommu is not null)
+        if (iommu is not null
+            && (!Features.HasFlag(VirtioFeatures.AccessPlatform) || !ProtocolFeatures.HasFlag(ProtocolFeatures.BackendReq)))
         {
-            if (!Features.HasFlag(VirtioFeatures.AccessPlatform) || !ProtocolFeatures.HasFlag(ProtocolFeatures.BackendReq))
-            {
-                throw new VhostUserProtocolException(
-                    $"the back-end offers no IOTLB: features {Features}, protocol features {ProtocolFeatures}");
-            }
+            throw new VhostUserProtocolException(
+                $"the back-end offers no IOTLB: features {Features}, protocol features {ProtocolFeatures}");
+        }
 
+        if (iommu is not null || ProtocolFeatures.HasFlag(ProtocolFeatures.InbandNotifications))
+        {
             (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
             _backend = new MessageChannel(ours);
             using (theirs)
@@ -59,7 +67,7 @@ public sealed class VhostUserFrontend : IDisposable
     }
 
     /// <summary>The virtio features that were negotiated.</summary>
-    public VirtioFeatures Features { get; }
+    public VirtioFeatures Features { get; private set; }
 
     /// <summary>The protocol features that were negotiated.</summary>
     public ProtocolFeatures ProtocolFeatures { get; }
@@ -73,7 +81,7 @@ public sealed class VhostUserFrontend : IDisposable
     /// <summary>Access failures that the back-end reported.</summary>
     public long AccessFailures { get; private set; }
 
-    /// <summary>Readable when the back-end asks; null without an IOMMU.</summary>
+    /// <summary>Readable when the back-end asks; null without an IOMMU and without in-band notifications.</summary>
     public FileDescriptor? BackendRequests => _backend?.Socket.Descriptor;
 
     /// <summary>Whether a question was received already: <see cref="BackendRequests"/> need not be readable for it.</summary>
@@ -154,25 +162,107 @@ public sealed class VhostUserFrontend : IDisposable
             Index = index,
             Number = ring.Position ?? (ring.Features.HasFlag(VirtioFeatures.RingPacked) ? 0x8000_8000 : 0),
         });
-        Send(FrontendRequest.SetVringAddr, new VringAddresses
+        SetAddresses(ring);
+        SetDescriptor(FrontendRequest.SetVringCall, index, ring.Call);
+        SetDescriptor(FrontendRequest.SetVringErr, index, ring.Error);
+        // First: what a ring has that is started and not enabled is dropped.
+        Enable(ring.Index, true);
+        if (ring.Kick is not null)
         {
-            Index = index,
-            Descriptor = ring.Descriptors,
-            Available = ring.Driver,
-            Used = ring.Device,
-        });
-        if (ring.Call is { } call)
-        {
-            Send(FrontendRequest.SetVringCall, (ulong)index, call.Descriptor);
+            SetDescriptor(FrontendRequest.SetVringKick, index, ring.Kick);
         }
         else
         {
-            Send(FrontendRequest.SetVringCall, (ulong)index | 0x100);
+            // "Ring states": in-band, the first kick starts it.
+            Kick(ring.Index);
         }
+    }
 
-        // First: what a ring has that is started and not enabled is dropped.
-        Enable(ring.Index, true);
-        Send(FrontendRequest.SetVringKick, (ulong)index, ring.Kick.Descriptor);
+    /// <summary>Tells where a ring is and whether what the back-end writes of it is logged, also while it runs.</summary>
+    /// <param name="ring">The ring.</param>
+    public void SetAddresses(FrontendRing ring)
+    {
+        ArgumentNullException.ThrowIfNull(ring);
+        Send(FrontendRequest.SetVringAddr, new VringAddresses
+        {
+            Index = (uint)ring.Index,
+            Flags = ring.Log is null ? 0 : VringAddresses.FlagLog,
+            Descriptor = ring.Descriptors,
+            Available = ring.Driver,
+            Used = ring.Device,
+            Log = ring.Log ?? default,
+        });
+    }
+
+    /// <summary>Kicks a ring by a message.</summary>
+    /// <param name="index">Which ring.</param>
+    public void Kick(int index) => Send(FrontendRequest.VringKick, new VringState { Index = (uint)index });
+
+    /// <summary>Calls that came as messages.</summary>
+    /// <param name="index">Of which ring.</param>
+    /// <returns>How many <see cref="ServeOne"/> has taken.</returns>
+    public long Calls(int index) => Interlocked.Read(ref _calls[index]);
+
+    /// <summary>Errors that came as messages.</summary>
+    /// <param name="index">Of which ring.</param>
+    /// <returns>How many <see cref="ServeOne"/> has taken.</returns>
+    public long Errors(int index) => Interlocked.Read(ref _errors[index]);
+
+    /// <summary>Chooses virtio features anew, as for the dirty log when a migration begins and when it ends.</summary>
+    /// <param name="features">All of them.</param>
+    public void SetFeatures(VirtioFeatures features)
+    {
+        Send(FrontendRequest.SetFeatures, (ulong)features);
+        Features = features;
+    }
+
+    /// <summary>Says where writes to the guest's memory are logged, once VHOST_F_LOG_ALL is chosen.</summary>
+    /// <param name="file">Memory for a bit for each page of 4 KiB, from guest physical address 0 on.</param>
+    /// <param name="size">Bytes.</param>
+    public void SetLog(FileDescriptor file, ulong size)
+    {
+        ArgumentNullException.ThrowIfNull(file);
+        var log = new LogDescription { Size = size };
+        lock (_requesting)
+        {
+            _channel.Send((uint)FrontendRequest.SetLogBase, 0, MemoryMarshal.AsBytes(new ReadOnlySpan<LogDescription>(in log)), file);
+            ReceiveAnswer(FrontendRequest.SetLogBase);
+        }
+    }
+
+    /// <summary>Asks to be told when the log was written.</summary>
+    /// <param name="signal">Signalled then.</param>
+    public void SetLogSignal(EventFd signal)
+    {
+        ArgumentNullException.ThrowIfNull(signal);
+        Send(FrontendRequest.SetLogFd, ReadOnlySpan<byte>.Empty, signal.Descriptor);
+    }
+
+    /// <summary>Says what the guest is told of the largest frame.</summary>
+    /// <param name="mtu">Bytes without its header.</param>
+    public void SetMtu(int mtu) => Send(FrontendRequest.NetSetMtu, (ulong)mtu);
+
+    /// <summary>Reads configuration space.</summary>
+    /// <param name="offset">Where from.</param>
+    /// <param name="bytes">Where to; at most 256.</param>
+    /// <returns>False when the back-end says that there is nothing there.</returns>
+    public bool TryReadConfig(int offset, Span<byte> bytes)
+    {
+        Span<byte> payload = stackalloc byte[Unsafe.SizeOf<ConfigHeader>() + MessageRule.MaxConfig];
+        payload.Clear();
+        MemoryMarshal.Write(payload, new ConfigHeader { Offset = (uint)offset, Size = (uint)bytes.Length });
+        lock (_requesting)
+        {
+            _channel.Send((uint)FrontendRequest.GetConfig, 0, payload[..(Unsafe.SizeOf<ConfigHeader>() + bytes.Length)]);
+            ReadOnlySpan<byte> answer = ReceiveAnswer(FrontendRequest.GetConfig);
+            if (answer.Length < Unsafe.SizeOf<ConfigHeader>() + bytes.Length)
+            {
+                return false;
+            }
+
+            answer.Slice(Unsafe.SizeOf<ConfigHeader>(), bytes.Length).CopyTo(bytes);
+            return true;
+        }
     }
 
     /// <summary>Enables or disables a ring.</summary>
@@ -251,31 +341,30 @@ public sealed class VhostUserFrontend : IDisposable
         }
     }
 
-    /// <summary>Waits for the back-end's next question and answers it.</summary>
+    /// <summary>Waits for the back-end's next request: answers its question, or counts its call.</summary>
     /// <returns>False when the channel ended.</returns>
     public bool ServeOne()
     {
-        MessageChannel backend = _backend ?? throw new InvalidOperationException("there is no IOMMU to be asked about");
+        MessageChannel backend = _backend ?? throw new InvalidOperationException("there is no channel for requests of the back-end");
         if (!backend.Receive())
         {
             return false;
         }
 
-        if (backend.Header.Request != (uint)BackendRequest.IotlbMsg)
+        switch ((BackendRequest)backend.Header.Request)
         {
-            throw new VhostUserProtocolException($"back-end request {backend.Header.Request}");
+            case BackendRequest.IotlbMsg when _iommu is not null:
+                Answer(_iommu, MemoryMarshal.Read<IotlbMessage>(backend.Payload));
+                return true;
+            case BackendRequest.VringCall:
+                Interlocked.Increment(ref _calls[MemoryMarshal.Read<VringState>(backend.Payload).Index]);
+                return true;
+            case BackendRequest.VringErr:
+                Interlocked.Increment(ref _errors[MemoryMarshal.Read<VringState>(backend.Payload).Index]);
+                return true;
+            default:
+                throw new VhostUserProtocolException($"back-end request {backend.Header.Request}");
         }
-
-        IotlbMessage message = MemoryMarshal.Read<IotlbMessage>(backend.Payload);
-        if (message.Type == IotlbMessageType.AccessFail)
-        {
-            AccessFailures++;
-            return true;
-        }
-
-        Misses++;
-        Unanswered += _iommu!.Translate(message.Iova, _update) ? 0 : 1;
-        return true;
     }
 
     /// <summary>Ends the connection: <see cref="ServeOne"/> returns.</summary>
@@ -299,6 +388,31 @@ public sealed class VhostUserFrontend : IDisposable
         Size = region.Length,
         UserAddress = region.Frontend,
     };
+
+    private void Answer(FrontendIommu iommu, in IotlbMessage message)
+    {
+        if (message.Type == IotlbMessageType.AccessFail)
+        {
+            AccessFailures++;
+            return;
+        }
+
+        Misses++;
+        Unanswered += iommu.Translate(message.Iova, _update) ? 0 : 1;
+    }
+
+    // Bit 8: there is none.
+    private void SetDescriptor(FrontendRequest request, uint index, EventFd? descriptor)
+    {
+        if (descriptor is not null)
+        {
+            Send(request, (ulong)index, descriptor.Descriptor);
+        }
+        else
+        {
+            Send(request, (ulong)index | 0x100);
+        }
+    }
 
     private void Send<T>(FrontendRequest request, T payload, params ReadOnlySpan<FileDescriptor> files)
         where T : unmanaged =>
@@ -347,10 +461,19 @@ public sealed class VhostUserFrontend : IDisposable
     }
 
     private T Receive<T>(FrontendRequest request)
-        where T : unmanaged =>
+        where T : unmanaged
+    {
+        ReadOnlySpan<byte> answer = ReceiveAnswer(request);
+        return answer.Length >= Unsafe.SizeOf<T>()
+            ? MemoryMarshal.Read<T>(answer)
+            : throw new VhostUserProtocolException($"the back-end answered {request} with {answer.Length} bytes");
+    }
+
+    // Whatever it is, until the next one.
+    private ReadOnlySpan<byte> ReceiveAnswer(FrontendRequest request) =>
         !_channel.Receive()
             ? throw new VhostUserProtocolException($"the back-end closed instead of answering {request}")
-            : _channel.Header.Request == (uint)request && _channel.Payload.Length >= Unsafe.SizeOf<T>()
-                ? MemoryMarshal.Read<T>(_channel.Payload)
+            : _channel.Header.Request == (uint)request
+                ? _channel.Payload
                 : throw new VhostUserProtocolException($"the back-end answered {_channel.Header.Request} to {request}");
 }
