@@ -46,6 +46,7 @@ internal sealed class NetReport(TextWriter output, NetEngine engine)
         ("too short or too long to be a frame", drops.Length),
         ("the header asks for what cannot be done", drops.Header),
         ("larger than the driver's buffers", drops.TooLarge),
+        ("larger than the MTU", drops.Mtu),
         ("segments that the driver does not take", drops.Offload),
         ("no buffer in time, or no guest", drops.NoBuffer),
     ];

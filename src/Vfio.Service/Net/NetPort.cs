@@ -146,9 +146,18 @@ public sealed class NetPort : IVhostUserDevice
     public bool TrySetMtu(ulong mtu)
     {
         // virtio 1.3, 5.1.4.1 "Device Requirements: Device configuration layout": 68 to 65535.
-        bool possible = mtu is >= 68 and <= 65535;
-        _mtu = possible ? (int)mtu : _mtu;
-        return possible;
+        if (mtu is < 68 or > 65535)
+        {
+            return false;
+        }
+
+        _mtu = (int)mtu;
+        foreach (ReceiveQueue? queue in _receive)
+        {
+            queue?.SetMtu(_mtu);
+        }
+
+        return true;
     }
 
     /// <inheritdoc/>
@@ -158,6 +167,7 @@ public sealed class NetPort : IVhostUserDevice
         NetQueue queue = IsTransmit(ring.Index)
             ? TransmitQueue.Create(ring, _counters[ring.Index])
             : ReceiveQueue.Create(ring, _counters[ring.Index]);
+        (queue as ReceiveQueue)?.SetMtu(_mtu);
         Poller poller = PollerOf(ring.Index);
         if (ring.Kick is { } kick)
         {

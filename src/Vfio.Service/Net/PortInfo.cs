@@ -144,6 +144,7 @@ public sealed record TrafficInfo(
                 counters.DroppedLength,
                 counters.DroppedHeader,
                 counters.DroppedTooLarge,
+                counters.DroppedMtu,
                 counters.DroppedOffload,
                 counters.DroppedNoBuffer),
             counters.Broken,
@@ -156,9 +157,10 @@ public sealed record TrafficInfo(
 /// <param name="Length">Too short or too long to be a frame.</param>
 /// <param name="Header">The header asks for what cannot be done.</param>
 /// <param name="TooLarge">Larger than the driver's buffers.</param>
+/// <param name="Mtu">Larger than the MTU that the driver was told.</param>
 /// <param name="Offload">Segments that the driver does not take.</param>
 /// <param name="NoBuffer">No buffer in time, no guest, or no peer.</param>
-public sealed record DropInfo(long Disabled, long Length, long Header, long TooLarge, long Offload, long NoBuffer);
+public sealed record DropInfo(long Disabled, long Length, long Header, long TooLarge, long Mtu, long Offload, long NoBuffer);
 
 /// <summary>One ring of a port.</summary>
 /// <param name="Index">Its number: even ones receive, odd ones transmit.</param>

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Vfio.Virtio;
@@ -25,6 +26,25 @@ public unsafe record struct Frame
     /// <summary>The bytes.</summary>
     // SAFETY: the batch owns the buffer, and only its own thread uses it.
     public readonly Span<byte> Span => new((byte*)Data.Value, Length);
+
+    /// <summary>Bytes of its VLAN tags, of which it may have two.</summary>
+    // IEEE 802.1Q, 9.5: a customer's tag; before it may be a service's.
+    internal readonly int TagBytes
+    {
+        get
+        {
+            const int FirstType = 12;
+            const int Tag = 4;
+            int tags = 0;
+            while (tags < 2 * Tag && Length >= FirstType + tags + Tag
+                && BinaryPrimitives.ReadUInt16BigEndian(Span[(FirstType + tags)..]) is 0x8100 or 0x88A8)
+            {
+                tags += Tag;
+            }
+
+            return tags;
+        }
+    }
 
     internal readonly byte* Base => (byte*)Data.Value;
 

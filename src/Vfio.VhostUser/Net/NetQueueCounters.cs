@@ -34,6 +34,9 @@ public sealed class NetQueueCounters
     /// <summary>Frames larger than the driver's buffer, without merged buffers.</summary>
     public long DroppedTooLarge { get; internal set; }
 
+    /// <summary>Frames larger than the MTU that the driver was told.</summary>
+    public long DroppedMtu { get; internal set; }
+
     /// <summary>Frames to be cut into segments, for a driver that does not take such.</summary>
     public long DroppedOffload { get; internal set; }
 
@@ -41,7 +44,8 @@ public sealed class NetQueueCounters
     public long DroppedNoBuffer { get; set; }
 
     /// <summary>Frames dropped, for whatever cause.</summary>
-    public long Dropped => DroppedDisabled + DroppedLength + DroppedHeader + DroppedTooLarge + DroppedOffload + DroppedNoBuffer;
+    public long Dropped =>
+        DroppedDisabled + DroppedLength + DroppedHeader + DroppedTooLarge + DroppedMtu + DroppedOffload + DroppedNoBuffer;
 
     /// <summary>Times that the driver broke the ring, for whatever cause. It is dead from then on, until it is set up anew.</summary>
     public long Broken => _broken.Sum();
@@ -65,6 +69,7 @@ public sealed class NetQueueCounters
         DroppedLength += other.DroppedLength;
         DroppedHeader += other.DroppedHeader;
         DroppedTooLarge += other.DroppedTooLarge;
+        DroppedMtu += other.DroppedMtu;
         DroppedOffload += other.DroppedOffload;
         DroppedNoBuffer += other.DroppedNoBuffer;
         for (int cause = 0; cause < _broken.Length; cause++)

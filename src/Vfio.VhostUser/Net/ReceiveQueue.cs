@@ -11,6 +11,14 @@ public abstract class ReceiveQueue : NetQueue
     {
     }
 
+    /// <summary>Bytes of the longest frame without VLAN tags that the driver is given; of those that it cuts into segments itself, any.</summary>
+    // Written by the session's thread while the poller reads it: each batch may see the former one.
+    private protected int Longest { get; private set; } = int.MaxValue;
+
+    /// <summary>Says what MTU the driver was told. It is held to only where VIRTIO_NET_F_MTU was negotiated.</summary>
+    /// <param name="mtu">Bytes of a frame without its header.</param>
+    public void SetMtu(int mtu) => Longest = Has(NetFeatures.Mtu) ? mtu + Frame.MinLength : int.MaxValue;
+
     /// <summary>Makes the queue for a ring that is to run.</summary>
     /// <param name="ring">The ring.</param>
     /// <param name="counters">Goes on counting.</param>

@@ -49,6 +49,7 @@ internal sealed unsafe class ReceiveQueue<TTranslator> : ReceiveQueue
         int wanted = before;
         long bytes = 0;
         int frames = 0;
+        int longest = _isPlain ? Longest : 0;
         while (batch.Count != 0)
         {
             int count = _source.Peek(wanted);
@@ -68,7 +69,7 @@ internal sealed unsafe class ReceiveQueue<TTranslator> : ReceiveQueue
             {
                 ref readonly Frame frame = ref waiting[next];
                 int used = 1;
-                if (_isPlain && TryPut(in frame, in chains[taken]))
+                if (frame.Length <= longest && TryPut(in frame, in chains[taken]))
                 {
                     given[taken] = chains[taken].Used((uint)(NetHeader.Bytes + frame.Length));
                 }
@@ -208,6 +209,13 @@ internal sealed unsafe class ReceiveQueue<TTranslator> : ReceiveQueue
     private int PutSlowly(in Frame frame, ReadOnlySpan<DescriptorChain> chains, Span<UsedChain> used)
     {
         NetHeader header = frame.Header;
+        if (header.GsoKind == 0 && frame.Length > Longest && frame.Length - frame.TagBytes > Longest)
+        {
+            // virtio 1.3, 5.1.4.2 "Device Requirements: Device configuration layout": none that exceeds the MTU, unless of a size to be cut.
+            Counters.DroppedMtu++;
+            return 0;
+        }
+
         if (header.GsoKind != 0 && !TakesSegments(header))
         {
             // virtio 1.3, 5.1.6.4.1: what the driver did not offer to take, it is not given.

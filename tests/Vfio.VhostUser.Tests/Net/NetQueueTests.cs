@@ -436,6 +436,60 @@ public sealed class NetQueueTests
     }
 
     [TestMethod]
+    public void A_driver_that_was_told_an_mtu_is_given_no_frame_beyond_it()
+    {
+        const VirtioFeatures Told = Split | (VirtioFeatures)(NetFeatures.Mtu | NetFeatures.GuestCsum | NetFeatures.GuestTso4);
+        Assert.AreEqual((2, 2), Given(Told));
+        Assert.AreEqual((4, 0), Given(Split));
+
+        static (int Given, long Dropped) Given(VirtioFeatures features)
+        {
+            using var guest = new Guest();
+            (DriverQueue taker, ReceiveQueue receive) = guest.Receive(features);
+            receive.SetMtu(1500);
+            var buffers = new Dictionary<ushort, PinnedBuffer>();
+            for (int i = 0; i < 4; i++)
+            {
+                guest.Offer(taker, 2048, buffers);
+            }
+
+            guest.Batch.Add(1514);
+            guest.Batch.Add(1515);
+            // IEEE 802.1Q: two tags before the type.
+            Frame tagged = guest.Batch.Add(1522);
+            (tagged.Span[12], tagged.Span[13], tagged.Span[16]) = (0x88, 0xA8, 0x81);
+            Frame longer = guest.Batch.Add(1523);
+            (longer.Span[12], longer.Span[13], longer.Span[16]) = (0x88, 0xA8, 0x81);
+            Assert.AreEqual(4, receive.Enqueue(guest.Batch));
+            return (taker.Reap(new Completion[8]), receive.Counters.DroppedMtu);
+        }
+    }
+
+    [TestMethod]
+    public void Frames_that_the_driver_cuts_itself_may_be_longer_than_its_mtu()
+    {
+        const VirtioFeatures Cuts = (VirtioFeatures)(NetFeatures.GuestCsum | NetFeatures.GuestTso4 | NetFeatures.Csum | NetFeatures.HostTso4);
+        using var guest = new Guest();
+        (DriverQueue sender, TransmitQueue transmit) = guest.Transmit(Split | Cuts);
+        (DriverQueue taker, ReceiveQueue receive) = guest.Receive(Split | Cuts | (VirtioFeatures)NetFeatures.Mtu);
+        receive.SetMtu(1500);
+        guest.Offer(taker, 4096, []);
+        guest.Send(sender, new byte[3000], new NetHeader
+        {
+            Flags = 1,
+            ChecksumStart = 34,
+            ChecksumOffset = 16,
+            GsoType = NetHeader.GsoTcp4,
+            GsoSize = 1400,
+            HeaderLength = 54,
+        });
+        Assert.AreEqual(1, transmit.Dequeue(guest.Batch));
+        Assert.AreEqual(1, receive.Enqueue(guest.Batch));
+        Assert.AreEqual(1, receive.Counters.Frames);
+        Assert.AreEqual(0, receive.Counters.DroppedMtu);
+    }
+
+    [TestMethod]
     public void Without_buffers_frames_stay_in_the_batch()
     {
         using var guest = new Guest();
