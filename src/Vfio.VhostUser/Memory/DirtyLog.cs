@@ -49,11 +49,12 @@ public sealed unsafe class DirtyLog : IDisposable
     /// <summary>Marks the pages of a range that was written.</summary>
     /// <param name="address">Its first byte.</param>
     /// <param name="length">Bytes; none is allowed.</param>
-    public void Mark(GuestPhysicalAddress address, ulong length)
+    /// <returns>Whether any was not marked already.</returns>
+    public bool Mark(GuestPhysicalAddress address, ulong length)
     {
         if (length == 0)
         {
-            return;
+            return false;
         }
 
         ulong first = address.Value / PageSize;
@@ -63,12 +64,13 @@ public sealed unsafe class DirtyLog : IDisposable
             Interlocked.Increment(ref _outside);
             if (first >= _pages)
             {
-                return;
+                return false;
             }
 
             last = _pages - 1;
         }
 
+        bool any = false;
         for (ulong word = first / 64; word <= last / 64; word++)
         {
             ulong mask = ulong.MaxValue;
@@ -82,23 +84,22 @@ public sealed unsafe class DirtyLog : IDisposable
                 mask &= ulong.MaxValue >> (int)(63 - (last % 64));
             }
 
-            Set(word, mask);
+            any |= Set(word, mask);
         }
+
+        return any;
     }
 
     /// <inheritdoc/>
     public void Dispose() => _mapping.Dispose();
 
     // SAFETY: word is below _pages / 64, which the mapping holds. The front-end exchanges words with 0 while it harvests.
-    internal void Set(ulong word, ulong mask)
+    internal bool Set(ulong word, ulong mask)
     {
         // ORDER: the guest's memory was written before the bits are looked at: a bit that is still set here is harvested after the
         // write, or was cleared before this read. The plain read may pass the earlier stores, hence the fence; pairs with the
         // front-end's atomic exchange, after which it reads the memory.
         Interlocked.MemoryBarrier();
-        if ((Volatile.Read(ref _words[word]) & mask) != mask)
-        {
-            Interlocked.Or(ref _words[word], mask);
-        }
+        return (Volatile.Read(ref _words[word]) & mask) != mask && (Interlocked.Or(ref _words[word], mask) & mask) != mask;
     }
 }

@@ -12,6 +12,7 @@ internal sealed class RingLog
         new (GuestPhysicalAddress, GuestPhysicalAddress)[CacheSize];
     private readonly (GuestPhysicalAddress Address, ulong Length)[] _areas;
     private int _count;
+    private bool _isNew;
 
     public RingLog(VringConfiguration ring)
     {
@@ -53,18 +54,27 @@ internal sealed class RingLog
     {
         for (int i = 0; i < _count; i++)
         {
-            _log.Mark(_pending[i].First, _pending[i].Last - _pending[i].First + 1);
+            _isNew |= _log.Mark(_pending[i].First, _pending[i].Last - _pending[i].First + 1);
         }
 
         _count = 0;
     }
 
-    /// <summary>Marks the parts of the ring that the device writes, all of them: they are a few pages.</summary>
+    /// <summary>Marks the parts of the ring that the device writes, all of them: they are a few pages. The driver was told. Ends a batch:
+    /// the front-end is signalled if anything was marked anew.</summary>
+    // VHOST_USER_SET_LOG_FD: "Sets the logging file descriptor". The specification says no more; Linux (VHOST_SET_LOG_FD, "signal on log
+    // write") and QEMU's library for back-ends signal it. What is marked already the front-end has still to take.
     public void MarkUsed()
     {
         foreach ((GuestPhysicalAddress address, ulong length) in _areas)
         {
-            _log.Mark(address, length);
+            _isNew |= _log.Mark(address, length);
+        }
+
+        if (_isNew)
+        {
+            _isNew = false;
+            _ring.LogSignal?.TrySignal();
         }
     }
 }

@@ -16,7 +16,6 @@ internal sealed class SessionRequests(
         | ProtocolFeatures.InbandNotifications | ProtocolFeatures.ConfigureMemSlots | ProtocolFeatures.Status;
 
     private BackendChannel? _backendChannel;
-    private EventFd? _logSignal;
     private ulong _status;
 
     /// <summary>The protocol features that were negotiated.</summary>
@@ -26,11 +25,7 @@ internal sealed class SessionRequests(
 
     private VirtioFeatures OfferedFeatures => device.Features | VhostFeatures.ProtocolFeatures;
 
-    public void Dispose()
-    {
-        _backendChannel?.Dispose();
-        _logSignal?.Dispose();
-    }
+    public void Dispose() => _backendChannel?.Dispose();
 
     /// <summary>Checks what the message says of itself: that it is known, and its size, descriptors and features.</summary>
     /// <param name="header">Its header.</param>
@@ -108,8 +103,7 @@ internal sealed class SessionRequests(
                 SetLogBase(Payload<LogDescription>());
                 break;
             case FrontendRequest.SetLogFd:
-                _logSignal?.Dispose();
-                _logSignal = TakeEventFd(0);
+                rings.SetLogSignal(TakeEventFd(0));
                 break;
             case FrontendRequest.SetVringKick:
             case FrontendRequest.SetVringCall:

@@ -50,6 +50,9 @@ public sealed record VringConfiguration
     /// <summary>Where writes to guest memory are logged; null: they are not.</summary>
     public DirtyLog? Log { get; init; }
 
+    /// <summary>Tells the front-end that something was logged; null: nobody asked.</summary>
+    public VringCall? LogSignal { get; init; }
+
     /// <summary>The parts of the ring whose writes are logged, as the guest numbers them; none if they are not.</summary>
     public IReadOnlyList<(GuestPhysicalAddress Address, ulong Length)> LoggedAreas { get; init; } = [];
 }

@@ -14,6 +14,7 @@ internal sealed class VringTable : IDisposable
     private readonly PeerMappings _mappings;
     private readonly Action<string> _log;
     private DirtyLog? _dirtyLog;
+    private EventFd? _logSignal;
     private InflightBuffer? _inflight;
     private bool _mustSettle;
     private bool _mustRestart;
@@ -62,6 +63,24 @@ internal sealed class VringTable : IDisposable
         EndLog();
         _dirtyLog = next;
     });
+
+    /// <summary>Takes what is signalled when something was logged.</summary>
+    public void SetLogSignal(EventFd signal)
+    {
+        try
+        {
+            WhileStopped(() =>
+            {
+                _logSignal?.Dispose();
+                _logSignal = signal;
+            });
+        }
+        catch
+        {
+            signal.Dispose();
+            throw;
+        }
+    }
 
     /// <summary>Makes a buffer for what is in flight; it is used once the front-end has given it back.</summary>
     public FileDescriptor CreateInflight(ref InflightDescription description) =>
@@ -321,6 +340,7 @@ internal sealed class VringTable : IDisposable
         }
 
         EndLog();
+        _logSignal?.Dispose();
         _inflight?.Dispose();
     }
 
@@ -431,6 +451,7 @@ internal sealed class VringTable : IDisposable
             Error = Signal(ring, ring.Error, BackendRequest.VringErr),
             Inflight = inflight,
             Log = logs ? _dirtyLog : null,
+            LogSignal = logs && _logSignal is { } signal ? new EventFdCall(signal) : null,
             LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? place.LoggedAreas(addresses.Log, Memory) : [],
         };
     }
