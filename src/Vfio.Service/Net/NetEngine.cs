@@ -10,9 +10,6 @@ public sealed class NetEngine : IDisposable
     /// <summary>How long a poller may stay in one batch before what waits for it gives up.</summary>
     public static readonly TimeSpan StallTimeout = TimeSpan.FromSeconds(5);
 
-    // Every kick wakes by itself; this bounds what a front-end that loses one can do to itself.
-    internal static readonly TimeSpan LongestSleep = TimeSpan.FromMilliseconds(50);
-
     private readonly Lock _change = new();
     private readonly PollerSet _pollers;
     private NetPort[] _ports = [];
@@ -23,7 +20,7 @@ public sealed class NetEngine : IDisposable
     public NetEngine(Action<string> log)
     {
         Log = log;
-        _pollers = new PollerSet(Grace);
+        _pollers = new PollerSet(this);
     }
 
     /// <summary>The ports at this moment.</summary>
@@ -42,6 +39,10 @@ public sealed class NetEngine : IDisposable
 
     /// <summary>How long its ports wait for a poller; tests wait less.</summary>
     internal TimeSpan Patience { get; init; } = StallTimeout;
+
+    /// <summary>After how long a poller looks at its rings though no kick came. Every kick wakes it by itself, as tests show that have it
+    /// sleep for ever; this bounds what a front-end that loses one can do to itself.</summary>
+    internal TimeSpan LongestSleep { get; init; } = TimeSpan.FromMilliseconds(50);
 
     internal Action<string> Log { get; }
 

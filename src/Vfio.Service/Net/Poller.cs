@@ -17,6 +17,7 @@ public sealed class Poller : IDisposable
 
     private readonly GracePeriod _grace;
     private readonly GracePeriodReader _reader;
+    private readonly TimeSpan _longestSleep;
     private readonly Thread _thread;
     private readonly EventFd _wake = new();
     private readonly EventWaiter _events = new();
@@ -31,11 +32,13 @@ public sealed class Poller : IDisposable
     /// <param name="name">Its name, and how it is called in messages.</param>
     /// <param name="processor">The processor that it stays on; null leaves it to the scheduler.</param>
     /// <param name="grace">What takes things away from it.</param>
+    /// <param name="longestSleep">After how long it looks at its work though nothing woke it.</param>
     /// <exception cref="LinuxException">The thread may not run on that processor.</exception>
-    public Poller(string name, Processor? processor, GracePeriod grace)
+    public Poller(string name, Processor? processor, GracePeriod grace, TimeSpan longestSleep)
     {
         ArgumentNullException.ThrowIfNull(grace);
         _grace = grace;
+        _longestSleep = longestSleep;
         _reader = grace.Register(name);
         _events.Add(_wake.Descriptor, 0);
         using var started = new ManualResetEventSlim();
@@ -240,7 +243,7 @@ public sealed class Poller : IDisposable
         {
             Span<ulong> signalled = stackalloc ulong[MostSignals];
             _reader.Park();
-            int count = _events.Wait(NetEngine.LongestSleep, signalled);
+            int count = _events.Wait(_longestSleep, signalled);
             _reader.Unpark();
             Count(signalled[..count]);
             work = Volatile.Read(ref _work);

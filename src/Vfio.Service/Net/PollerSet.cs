@@ -6,7 +6,7 @@ namespace Vfio.Service;
 /// <summary>The pollers of an engine: one for each processor that a port asks for, and one for all ports that ask for none. A poller
 /// lives as long as a port has it.</summary>
 /// <remarks>Changed by one thread at a time.</remarks>
-internal sealed class PollerSet(GracePeriod grace)
+internal sealed class PollerSet(NetEngine engine)
 {
     private readonly List<Entry> _entries = [];
 
@@ -54,7 +54,7 @@ internal sealed class PollerSet(GracePeriod grace)
         Entry? entry = _entries.Find(e => e.Processor == processor);
         if (entry is null)
         {
-            entry = new Entry(processor, new Poller(processor is { } number ? $"poller-{number.Number}" : "poller", processor, grace));
+            entry = new Entry(processor, new Poller(processor is { } number ? $"poller-{number.Number}" : "poller", processor, engine.Grace, engine.LongestSleep));
             _entries.Add(entry);
         }
 
