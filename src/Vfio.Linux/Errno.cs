@@ -56,6 +56,9 @@ public enum Errno
     /// <summary>Invalid argument.</summary>
     EINVAL = 22,
 
+    /// <summary>Too many open files in the system.</summary>
+    ENFILE = 23,
+
     /// <summary>Too many open files.</summary>
     EMFILE = 24,
 
@@ -94,6 +97,9 @@ public enum Errno
 
     /// <summary>Connection reset by the peer.</summary>
     ECONNRESET = 104,
+
+    /// <summary>No buffer space available.</summary>
+    ENOBUFS = 105,
 
     /// <summary>Nobody listens there.</summary>
     ECONNREFUSED = 111,

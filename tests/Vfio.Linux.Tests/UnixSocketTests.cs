@@ -1,4 +1,5 @@
 using System.Text;
+using Vfio.Testing;
 
 namespace Vfio.Linux.Tests;
 
@@ -88,14 +89,9 @@ public sealed class UnixSocketTests
             Array.Fill(many, sent.Descriptor);
             Assert.AreEqual(Errno.None, first.Send([1], many));
             int before = OpenDescriptors();
-            SetDescriptorLimit(LimitThatLeaves(50), out ulong former);
-            try
+            using (new DescriptorLimit(50))
             {
                 Assert.AreEqual(1, second.Receive(stackalloc byte[8], received));
-            }
-            finally
-            {
-                SetDescriptorLimit(former, out _);
             }
 
             Assert.IsTrue(received.Truncated);
@@ -175,28 +171,6 @@ public sealed class UnixSocketTests
     }
 
     private static int OpenDescriptors() => Directory.GetFiles("/proc/self/fd").Length;
-
-    // The limit is on the number, not on the count: below it there may be holes.
-    private static ulong LimitThatLeaves(int free)
-    {
-        var open = Directory.GetFiles("/proc/self/fd").Select(f => ulong.Parse(Path.GetFileName(f), null)).ToHashSet();
-        ulong limit = 0;
-        for (; free > 0; limit++)
-        {
-            free -= open.Contains(limit) ? 0 : 1;
-        }
-
-        return limit;
-    }
-
-    private static unsafe void SetDescriptorLimit(ulong limit, out ulong former)
-    {
-        rlimit now;
-        Assert.AreEqual(0, LibC.getrlimit(Resource.RLIMIT_NOFILE, &now));
-        former = now.rlim_cur;
-        now.rlim_cur = limit;
-        Assert.AreEqual(0, LibC.setrlimit(Resource.RLIMIT_NOFILE, &now));
-    }
 
     [TestMethod]
     public unsafe void Only_a_connected_stream_socket_of_this_machine_is_taken_over()

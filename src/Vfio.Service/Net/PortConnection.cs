@@ -148,6 +148,11 @@ internal sealed class PortConnection : IDisposable
         return null;
     }
 
+    // Another port's front-end, or another process, may have used up what there was (accept(2), socket(2)); a socket that may not be
+    // connected to (connect(2)) may be one whose owner has still to let this user in.
+    private static bool IsPassing(Errno errno) =>
+        errno is Errno.EMFILE or Errno.ENFILE or Errno.ENOMEM or Errno.ENOBUFS or Errno.EACCES;
+
     // Null at the end, and when there is nothing to meet a front-end with for the moment.
     private VhostUserSession? Meet(out bool isStarved)
     {
@@ -160,9 +165,8 @@ internal sealed class PortConnection : IDisposable
             _isStarved = false;
             return session;
         }
-        catch (LinuxException e) when (e.Errno is Errno.EMFILE or Errno.ENOMEM)
+        catch (LinuxException e) when (IsPassing(e.Errno))
         {
-            // Another port's front-end may have used up what there was.
             if (!_isStarved)
             {
                 _log($"{_port.Name}: cannot meet a front-end yet: {e.Message}");
