@@ -21,4 +21,8 @@ public interface IPollable
 
     /// <summary>The poller is awake: wake-ups are not needed.</summary>
     void DisableNotifications();
+
+    /// <summary>One of the others threw: a fault of this program's. Does nothing from now on, and ends what cannot go on without it.</summary>
+    /// <param name="fault">What was thrown.</param>
+    void Fail(Exception fault);
 }

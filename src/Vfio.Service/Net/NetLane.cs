@@ -18,6 +18,7 @@ internal sealed class NetLane : IPollable, IDisposable
     private readonly int _frameSize;
     private long _waitingSince;
     private bool _gaveUp;
+    private bool _hasFailed;
 
     // Of generated frames: for the buffers that the guest gave, which are then no reason to stay awake.
     private bool _isTooLarge;
@@ -36,13 +37,14 @@ internal sealed class NetLane : IPollable, IDisposable
     }
 
     /// <inheritdoc/>
-    public bool HasWorkWhileParked => _source.Transmit(_pair) is { AreAnswersAwaited: true }
-        || Destination is { AreAnswersAwaited: true };
+    public bool HasWorkWhileParked => !_hasFailed
+        && (_source.Transmit(_pair) is { AreAnswersAwaited: true } || Destination is { AreAnswersAwaited: true });
 
     private ReceiveQueue? Destination => _mode == ForwardMode.TxOnly ? _source.Receive(_pair) : _source.Target?.Receive(_pair);
 
     /// <inheritdoc/>
-    public bool PollOnce() => _mode switch
+    // ORDER: acquire; pairs with the release in Restart, behind which the batch is empty.
+    public bool PollOnce() => !Volatile.Read(ref _hasFailed) && _mode switch
     {
         ForwardMode.RxOnly => Receive(),
         ForwardMode.TxOnly => Generate() | Receive(),
@@ -50,12 +52,17 @@ internal sealed class NetLane : IPollable, IDisposable
     };
 
     /// <inheritdoc/>
-    public bool WorkWhileParked() =>
-        (_source.Transmit(_pair)?.TakeAnswers() ?? false) | (Destination?.TakeAnswers() ?? false);
+    public bool WorkWhileParked() => !_hasFailed
+        && (_source.Transmit(_pair)?.TakeAnswers() ?? false) | (Destination?.TakeAnswers() ?? false);
 
     /// <inheritdoc/>
     public bool EnableNotifications()
     {
+        if (_hasFailed)
+        {
+            return false;
+        }
+
         // What is left of generated frames is no reason to stay awake: the guest's buffers are.
         return (_mode != ForwardMode.TxOnly && _batch.Count != 0)
             | HasWorkWhileParked
@@ -66,10 +73,41 @@ internal sealed class NetLane : IPollable, IDisposable
     /// <inheritdoc/>
     public void DisableNotifications()
     {
+        if (_hasFailed)
+        {
+            return;
+        }
+
         _source.Transmit(_pair)?.DisableNotifications();
         if (_mode == ForwardMode.TxOnly)
         {
             _source.Receive(_pair)?.DisableNotifications();
+        }
+    }
+
+    /// <inheritdoc/>
+    // What it was at may be half done: in the batch, in the ring that it takes from, in the one that it gives to. Nobody may go on with
+    // them, and both front-ends meet the port anew.
+    public void Fail(Exception fault)
+    {
+        // ORDER: release of everything that this thread did to the batch; pairs with the acquire in Restart.
+        Volatile.Write(ref _hasFailed, true);
+        _source.Fail(fault);
+        if (_source.Target is { } target && target != _source)
+        {
+            target.Fail(fault);
+        }
+    }
+
+    /// <summary>Begins anew after <see cref="Fail"/>, for a session that has no rings yet.</summary>
+    public void Restart()
+    {
+        // ORDER: acquire; pairs with the release in Fail, since which the poller does not touch the batch.
+        if (Volatile.Read(ref _hasFailed))
+        {
+            _batch.Clear();
+            // ORDER: release of the empty batch; pairs with the acquire in PollOnce.
+            Volatile.Write(ref _hasFailed, false);
         }
     }
 

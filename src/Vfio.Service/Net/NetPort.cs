@@ -25,6 +25,7 @@ public sealed class NetPort : IVhostUserDevice
     private PortConnection? _connection;
     private NetPort? _target;
     private int _mtu;
+    private bool _hasFailed;
 
     internal NetPort(NetPortOptions options, NetEngine engine)
     {
@@ -201,7 +202,12 @@ public sealed class NetPort : IVhostUserDevice
             PollerOf(index).Unwatch(kick);
         }
 
-        queue.Settle();
+        // ORDER: written by a poller, which has passed the grace period since.
+        if (!_hasFailed)
+        {
+            queue.Settle();
+        }
+
         return queue.Position;
     }
 
@@ -231,7 +237,19 @@ public sealed class NetPort : IVhostUserDevice
     }
 
     /// <summary>A front-end comes, which knows nothing of what another said.</summary>
-    internal void BeginSession() => _mtu = _options.Mtu;
+    internal void BeginSession()
+    {
+        _mtu = _options.Mtu;
+        _hasFailed = false;
+        _lanes.ForEach(l => l.Lane.Restart());
+    }
+
+    /// <summary>Something threw at work on its rings: ends the session, which leaves them as they are. Called by a poller.</summary>
+    internal void Fail(Exception fault)
+    {
+        _hasFailed = true;
+        ThreadPool.UnsafeQueueUserWorkItem(static on => on.Connection?.Fail(on.Fault), (Connection: _connection, Fault: fault), preferLocal: false);
+    }
 
     /// <summary>Makes a lane for each pair of queues, and gives it to the poller that has the fewest.</summary>
     internal void MakeLanes(PinnedPool pool)

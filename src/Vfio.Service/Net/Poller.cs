@@ -26,6 +26,7 @@ public sealed class Poller : IDisposable
     private IPollable[] _work = [];
     // By the number that the waiter tells; 0 is the wake-up of this object's own.
     private NetQueueCounters?[] _watched = [null];
+    private IPollable? _current;
     private bool _stop;
 
     /// <summary>Starts the thread.</summary>
@@ -171,6 +172,34 @@ public sealed class Poller : IDisposable
     private void Run()
     {
         _reader.Unpark();
+        bool goesOn = true;
+        while (goesOn)
+        {
+            try
+            {
+                Work();
+                goesOn = false;
+            }
+            catch (Exception e) when (_current is not null)
+            {
+                // A fault of this program's, which one guest may have found: the work of the others is no less whole for it. An access
+                // outside of mapped memory does not come here: for that the runtime ends the process.
+                if (_reader.IsParked)
+                {
+                    _reader.Unpark();
+                }
+
+                IPollable failed = _current;
+                _current = null;
+                failed.Fail(e);
+            }
+        }
+
+        _reader.Park();
+    }
+
+    private void Work()
+    {
         long idleSince = 0;
         // ORDER: a flag, set with a wake-up behind it.
         while (!Volatile.Read(ref _stop))
@@ -189,8 +218,6 @@ public sealed class Poller : IDisposable
                 idleSince = 0;
             }
         }
-
-        _reader.Park();
     }
 
     // An ordinary method, called over and over, so that the JIT compiles it for good.
@@ -202,10 +229,12 @@ public sealed class Poller : IDisposable
         IPollable[] work = Volatile.Read(ref _work);
         foreach (IPollable item in work)
         {
+            _current = item;
             any |= item.PollOnce();
             parks |= item.HasWorkWhileParked;
         }
 
+        _current = null;
         Rounds++;
         if (parks)
         {
@@ -223,9 +252,11 @@ public sealed class Poller : IDisposable
         _reader.Park();
         foreach (IPollable item in work)
         {
+            _current = item;
             any |= item.WorkWhileParked();
         }
 
+        _current = null;
         _reader.Unpark();
         return any;
     }
@@ -236,9 +267,11 @@ public sealed class Poller : IDisposable
         IPollable[] work = Volatile.Read(ref _work);
         foreach (IPollable item in work)
         {
+            _current = item;
             mustStay |= item.EnableNotifications();
         }
 
+        _current = null;
         if (!mustStay)
         {
             Span<ulong> signalled = stackalloc ulong[MostSignals];
@@ -251,9 +284,11 @@ public sealed class Poller : IDisposable
 
         foreach (IPollable item in work)
         {
+            _current = item;
             item.DisableNotifications();
         }
 
+        _current = null;
         _reader.Quiesce();
     }
 

@@ -68,6 +68,16 @@ internal sealed class PortConnection : IDisposable
 
     public void Start() => _thread.Start();
 
+    /// <summary>Ends the session for a fault of this program's that came up elsewhere. Another may begin.</summary>
+    public void Fail(Exception fault)
+    {
+        LogFault(fault);
+        lock (_change)
+        {
+            _session?.Close();
+        }
+    }
+
     /// <summary>Ends the session, and waits for its end.</summary>
     public void Dispose()
     {
@@ -94,6 +104,9 @@ internal sealed class PortConnection : IDisposable
         _options.Connection?.Dispose();
         _stop.Dispose();
     }
+
+    private void LogFault(Exception fault) =>
+        _log($"{_port.Name}: a fault in this program has ended the session, please report it: {fault}");
 
     private void Run()
     {
@@ -211,7 +224,7 @@ internal sealed class PortConnection : IDisposable
         catch (Exception e) when (e is not LinuxException)
         {
             // A fault of this program's that a front-end has found: the other ports are no less whole for it.
-            _log($"{_port.Name}: a fault in this program has ended the session, please report it: {e}");
+            LogFault(e);
         }
         finally
         {

@@ -1,27 +1,13 @@
 using System.Diagnostics;
 using Vfio.Linux;
 using Vfio.Testing.VhostUser;
-using Vfio.VhostUser;
 using Vfio.Virtio;
 
 namespace Vfio.Service.Tests;
 
 [TestClass]
-public sealed class PortTests : IDisposable
+public sealed class PortTests : PortFixture
 {
-    private readonly string _directory = Directory.CreateTempSubdirectory("vfiopin-port-").FullName;
-    private readonly List<string> _log = [];
-    private string? _lineThatThrows;
-    private readonly Engine _engine;
-
-    public PortTests() => _engine = new Engine(log: Note);
-
-    public void Dispose()
-    {
-        _engine.Dispose();
-        Directory.Delete(_directory, recursive: true);
-    }
-
     [TestMethod]
     [DataRow(VirtioFeatures.Version1)]
     [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked)]
@@ -241,242 +227,6 @@ public sealed class PortTests : IDisposable
     }
 
     [TestMethod]
-    public void What_front_ends_did_wrong_is_counted_over_all_sessions()
-    {
-        Add(Request("vm0"));
-        using (var guest = new PortGuest(Path("vm0")))
-        {
-            guest.BreakTransmitRing();
-            PortGuest.Until(() => Show("vm0").FromGuest.Broken == 1, "the broken ring is not counted");
-        }
-
-        using (UnixSocket wrong = UnixSocket.TryConnect(Path("vm0"), out _)!)
-        {
-            wrong.Send(new byte[12]);
-            PortGuest.Until(() => Show("vm0").Refused == 1, "the refused message is not counted");
-        }
-
-        long losses;
-        using (var guest = new IotlbGuest(
-            UnixSocket.TryConnect(Path("vm0"), out _)!, VirtioFeatures.Version1, 2 << 20, 64, hasIommu: false, canShrink: true))
-        {
-            guest.Region.Shrink(0);
-            guest.Kick();
-            PortGuest.Until(() => Show("vm0") is { Losses: not 0, State: PortState.Listening }, "the loss is not counted");
-            losses = Show("vm0").Losses;
-        }
-
-        // In one that runs, and goes on.
-        using var last = new PortGuest(Path("vm0"));
-        Assert.Throws<VhostUserProtocolException>(() => last.Machine.Frontend.Enable(7, true));
-        last.BreakTransmitRing();
-        PortGuest.Until(() => Show("vm0").FromGuest.Broken == 2, "the ring that broke last is not counted");
-        PortInfo shown = Show("vm0");
-        Assert.AreEqual(1, shown.Session!.Refused);
-        Assert.AreEqual(2, shown.Refused);
-        Assert.AreEqual(losses, shown.Losses);
-        Assert.IsGreaterThan(shown.Session.Messages + 10, shown.Messages);
-        Assert.AreEqual(4, shown.Sessions);
-        Assert.AreEqual(2, shown.FromGuest.Breaks["AccessDenied"]);
-        Assert.AreEqual(2, shown.Rings[1].Traffic.Broken);
-        Assert.AreEqual(0, shown.ToGuest.Broken);
-    }
-
-    [TestMethod]
-    public void A_buffer_that_may_not_be_written_breaks_its_receive_ring_and_is_told_of()
-    {
-        Add(Request("vm0"));
-        using var guest = new PortGuest(Path("vm0"));
-        guest.BreakReceiveRing();
-        guest.Send(1);
-        PortGuest.Until(() => Show("vm0").ToGuest.Broken == 1, "the ring lives");
-        PortInfo shown = Show("vm0");
-        Assert.AreEqual(1, shown.ToGuest.Breaks["NotWritable"]);
-        Assert.AreEqual(0, shown.ToGuest.Drops.TooLarge);
-        Assert.AreEqual(("broken", "NotWritable at 0"), (shown.Rings[0].State, shown.Rings[0].Error));
-        PortGuest.Until(
-            () => Logged().Any(l => l.Contains("ring 0 stopped: the driver broke it (NotWritable at 0)", StringComparison.Ordinal)), "nobody is told");
-        // The other ring is none the worse.
-        guest.Send(2);
-        Assert.AreEqual("running", Show("vm0").Rings[1].State);
-    }
-
-    [TestMethod]
-    public void A_transmit_ring_that_breaks_is_told_of_where_only_frames_are_made()
-    {
-        Add(Request("vm0") with { Forward = ForwardMode.TxOnly });
-        using var guest = new PortGuest(Path("vm0"));
-        guest.BreakTransmitRing();
-        PortGuest.Until(
-            () => Logged().Any(l => l.Contains("ring 1 stopped: the driver broke it (AccessDenied", StringComparison.Ordinal)), "nobody is told");
-        Assert.AreEqual(1, Show("vm0").FromGuest.Broken);
-    }
-
-    [TestMethod]
-    public void A_fault_of_our_own_ends_the_session_and_not_the_port()
-    {
-        Add(Request("vm0"));
-        _lineThatThrows = "session ended: ";
-        using (UnixSocket wrong = UnixSocket.TryConnect(Path("vm0"), out _)!)
-        {
-            wrong.Send(new byte[12]);
-            PortGuest.Until(
-                () => Logged().Any(l => l.Contains("a fault in this program has ended the session", StringComparison.Ordinal)),
-                string.Join('\n', Logged()));
-        }
-
-        using var guest = new PortGuest(Path("vm0"));
-        Assert.IsTrue(guest.RoundTrip(1));
-    }
-
-    [TestMethod]
-    public void A_dead_ring_lets_its_poller_sleep_and_another_port_go_on()
-    {
-        Add(Request("vm0"));
-        Add(Request("other"));
-        Poller poller = _engine.Net.Ports[0].Pollers.Single();
-        Assert.AreSame(poller, _engine.Net.Ports[1].Pollers.Single());
-        using var other = new PortGuest(Path("other"));
-        Assert.IsTrue(other.RoundTrip(1));
-        using var guest = new PortGuest(Path("vm0"));
-        Assert.IsTrue(guest.RoundTrip(1));
-        guest.BreakTransmitRing();
-        PortGuest.Until(() => Show("vm0").Rings[1].State == "broken", "the ring was not stopped");
-        // More of it, which nobody looks at any more.
-        guest.Post(2);
-        PortGuest.Until(() => poller.IsParked, "the poller stays awake for a ring that is dead");
-        StringAssert.Contains(Show("vm0").Rings[1].Error, " at ", StringComparison.Ordinal);
-        for (byte seed = 2; seed < 100; seed++)
-        {
-            Assert.IsTrue(other.RoundTrip(seed));
-        }
-
-        Assert.AreEqual(99, Show("other").ToGuest.Frames);
-        Assert.AreEqual(1, Show("vm0").FromGuest.Frames);
-    }
-
-    [TestMethod]
-    public void A_receive_ring_that_is_disabled_lets_the_poller_of_generated_frames_sleep()
-    {
-        Add(Request("vm0") with { Forward = ForwardMode.TxOnly });
-        Poller poller = _engine.Net.Ports[0].Pollers.Single();
-        using var guest = new PortGuest(Path("vm0"));
-        guest.Offer();
-        Assert.HasCount(64, guest.Receive());
-        guest.Machine.Frontend.Enable(0, false);
-        guest.Offer();
-        PortGuest.Until(() => poller.IsParked, "the poller stays awake for buffers that it may not use");
-        guest.Machine.Frontend.Enable(0, true);
-        Assert.HasCount(64, guest.Receive());
-    }
-
-    [TestMethod]
-    public void Buffers_too_small_for_generated_frames_let_the_poller_sleep()
-    {
-        Add(Request("vm0") with { Forward = ForwardMode.TxOnly, FrameSize = 9000 });
-        Poller poller = _engine.Net.Ports[0].Pollers.Single();
-        using var guest = new PortGuest(Path("vm0"));
-        guest.Offer();
-        PortGuest.Until(() => Show("vm0").ToGuest.Drops.TooLarge != 0, "no frame was found too large");
-        PortGuest.Until(() => poller.IsParked, "the poller stays awake for buffers that hold none of its frames");
-    }
-
-    // It may still use the guest's memory, which therefore stays, and so do the rings; but not for good.
-    [TestMethod]
-    public void A_port_whose_poller_was_stuck_meets_front_ends_again_when_it_is_back()
-    {
-        using PinnedPool pool = FramePool();
-        using var engine = new NetEngine(Note) { Patience = TimeSpan.FromMilliseconds(200) };
-        NetPort port = engine.Add(new NetPortOptions("vm0") { SocketPath = Path("vm0"), Mode = ForwardMode.Io }, pool);
-        Poller poller = port.Pollers.Single();
-        using var stuck = new StuckWork();
-        using (var guest = new PortGuest(Path("vm0")))
-        {
-            Assert.IsTrue(guest.RoundTrip(1));
-            poller.Add(stuck);
-            poller.Wake();
-            stuck.Entered.Wait();
-        }
-
-        PortGuest.Until(() => port.State == PortState.Failed, "nobody noticed that the poller is stuck");
-        StringAssert.Contains(port.Failure, "has been in one batch", StringComparison.Ordinal);
-        stuck.Leave.Set();
-        PortGuest.Until(() => port.State == PortState.Listening, "the port does not come back");
-        Assert.IsNull(port.Failure);
-        poller.Remove(stuck);
-        using (var guest = new PortGuest(Path("vm0")))
-        {
-            Assert.IsTrue(guest.RoundTrip(2));
-        }
-    }
-
-    // It sleeps for ever: a kick that does not wake it is a frame that never comes. Some find it asleep, some on its way there.
-    [TestMethod]
-    [DataRow(VirtioFeatures.Version1)]
-    [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingEventIdx)]
-    [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked)]
-    [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked | VirtioFeatures.RingEventIdx)]
-    public void Every_kick_wakes_a_poller_by_itself(VirtioFeatures features)
-    {
-        const int Frames = 1000;
-        using PinnedPool pool = FramePool();
-        using var engine = new NetEngine(Note) { LongestSleep = Timeout.InfiniteTimeSpan };
-        NetPort port = engine.Add(new NetPortOptions("vm0") { SocketPath = Path("vm0") }, pool);
-        Poller poller = port.Pollers.Single();
-        using var guest = new PortGuest(Path("vm0"), features);
-        int seed = Environment.TickCount;
-        var random = new Random(seed);
-        for (int frame = 0; frame < Frames; frame++)
-        {
-            if (frame % 10 == 0)
-            {
-                PortGuest.Until(() => poller.IsParked, "the poller does not sleep");
-            }
-
-            // It spins for half a millisecond before it asks for kicks and sleeps.
-            Thread.SpinWait(random.Next(30_000));
-            Assert.IsTrue(guest.RoundTrip(unchecked((byte)frame)), $"seed {seed}");
-        }
-
-        Assert.AreEqual(Frames, port.Counters[1].Frames);
-        Assert.IsGreaterThanOrEqualTo(Frames / 10, port.Counters[1].Kicks + port.Counters[0].Kicks);
-    }
-
-    [TestMethod]
-    public void Kicks_that_wake_a_poller_are_counted_on_their_ring()
-    {
-        Add(Request("vm0"));
-        Poller poller = _engine.Net.Ports[0].Pollers.Single();
-        using var guest = new PortGuest(Path("vm0"));
-        for (byte seed = 0; Show("vm0").FromGuest.Kicks == 0; seed = (byte)(seed == 255 ? 0 : seed + 1))
-        {
-            PortGuest.Until(() => poller.IsParked, "the poller does not sleep");
-            Assert.IsTrue(guest.RoundTrip(seed));
-        }
-
-        PortInfo shown = Show("vm0");
-        Assert.AreEqual(poller.Kicks, shown.FromGuest.Kicks + shown.ToGuest.Kicks);
-    }
-
-    [TestMethod]
-    public void A_poller_is_shared_by_the_ports_that_name_its_processor_and_ends_with_the_last()
-    {
-        int processor = ThreadAffinity.Get()[0];
-        Add(Request("vm0") with { Cores = [processor] });
-        Add(Request("vm1") with { Cores = [processor] });
-        Add(Request("vm2"));
-        Poller shared = _engine.Net.Ports[0].Pollers.Single();
-        Assert.AreSame(shared, _engine.Net.Ports[1].Pollers.Single());
-        Assert.AreNotSame(shared, _engine.Net.Ports[2].Pollers.Single());
-        Remove("vm0");
-        using var guest = new PortGuest(Path("vm1"));
-        Assert.IsTrue(guest.RoundTrip(1));
-        Remove("vm1");
-        AssertRefused(Errno.EINVAL, Request("vm3") with { Cores = [8000] }, "there is no such processor");
-        Assert.AreEqual("vm2", _engine.Net.Ports.Single().Name);
-    }
-
-    [TestMethod]
     public void A_removed_port_leaves_neither_socket_nor_memory_nor_session()
     {
         int before = MappedFrames();
@@ -499,7 +249,7 @@ public sealed class PortTests : IDisposable
     {
         (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
         var context = new OperationContext { Descriptors = [theirs.Descriptor] };
-        PortOperations.Add.Run(_engine, new PortRequest("fd") { PageSizes = ["4KiB"] }, context);
+        PortOperations.Add.Run(Engine, new PortRequest("fd") { PageSizes = ["4KiB"] }, context);
         theirs.Dispose();
         using (var guest = new PortGuest(ours))
         {
@@ -507,12 +257,12 @@ public sealed class PortTests : IDisposable
         }
 
         PortGuest.Until(() => Show("fd").State == PortState.Ended, "the port did not see the end");
-        Assert.IsTrue(_engine.Net.Ended.Wait(TimeSpan.FromSeconds(60)));
+        Assert.IsTrue(Engine.Net.Ended.Wait(TimeSpan.FromSeconds(60)));
 
         using var file = MemoryFile.Create("no-socket", 4096);
         context = new OperationContext { Descriptors = [file] };
         LinuxException e = Assert.Throws<LinuxException>(
-            () => PortOperations.Add.Run(_engine, new PortRequest("file") { PageSizes = ["4KiB"] }, context));
+            () => PortOperations.Add.Run(Engine, new PortRequest("file") { PageSizes = ["4KiB"] }, context));
         Assert.AreEqual(Errno.ENOTSOCK, e.Errno);
     }
 
@@ -540,14 +290,6 @@ public sealed class PortTests : IDisposable
         AssertRefused(Errno.EEXIST, Request("vm0") with { SocketPath = Path("other") }, "there is a port of this name");
     }
 
-    private static PinnedPool FramePool() => PinnedPool.Create(new PinnedPoolOptions
-    {
-        Name = "frames",
-        Size = FrameBatch.Capacity * FrameBatch.BufferSize,
-        Backings = [MemoryBacking.Pages4KiB],
-        BufferSize = FrameBatch.BufferSize,
-    });
-
     // Memory files of ports' own pools in this process.
     private static int MappedFrames() => File.ReadLines("/proc/self/maps").Count(l => l.Contains("vfiopin-port-", StringComparison.Ordinal));
 
@@ -556,77 +298,5 @@ public sealed class PortTests : IDisposable
         to.Offer();
         from.Send(seed);
         CollectionAssert.AreEqual(PortGuest.FrameOf(seed), to.Receive());
-    }
-
-    private void AssertRefused(Errno errno, PortRequest request, string? cause)
-    {
-        LinuxException e = Assert.Throws<LinuxException>(() => Add(request));
-        Assert.AreEqual(errno, e.Errno, e.Message);
-        if (cause is not null)
-        {
-            StringAssert.Contains(e.Message, cause, StringComparison.Ordinal);
-        }
-    }
-
-    private string Path(string name) => System.IO.Path.Combine(_directory, name);
-
-    private PortRequest Request(string name) => new(name) { SocketPath = Path(name), PageSizes = ["4KiB"] };
-
-    private PortInfo Add(PortRequest request) => PortOperations.Add.Run(_engine, request, new OperationContext());
-
-    private PortInfo Show(string name) => PortOperations.Show.Run(_engine, new PortName(name), new OperationContext());
-
-    private PortInfo Remove(string name) => PortOperations.Remove.Run(_engine, new PortName(name), new OperationContext());
-
-    private void Note(string line)
-    {
-        lock (_log)
-        {
-            _log.Add(line);
-        }
-
-        if (_lineThatThrows is { } provoked && line.Contains(provoked, StringComparison.Ordinal))
-        {
-            throw new InvalidOperationException("provoked");
-        }
-    }
-
-    private string[] Logged()
-    {
-        lock (_log)
-        {
-            return [.. _log];
-        }
-    }
-
-    /// <summary>Work that does not end before it may.</summary>
-    private sealed class StuckWork : IPollable, IDisposable
-    {
-        public ManualResetEventSlim Entered { get; } = new();
-
-        public ManualResetEventSlim Leave { get; } = new();
-
-        public bool HasWorkWhileParked => false;
-
-        public bool PollOnce()
-        {
-            Entered.Set();
-            Leave.Wait();
-            return false;
-        }
-
-        public bool WorkWhileParked() => false;
-
-        public bool EnableNotifications() => false;
-
-        public void DisableNotifications()
-        {
-        }
-
-        public void Dispose()
-        {
-            Leave.Set();
-            Entered.Dispose();
-        }
     }
 }
