@@ -78,9 +78,26 @@ pair() {
     read -r _ after _ < <(total "$work/backend.log" 'from guests')
     [[ ${3-} == restart ]] && least=$((mib << 17)) || least=$((mib << 20))
     ((after > least)) || fail "$label: only $after bytes went through the last back-end" "${logs[@]}"
+    as_meant "$label" "$2"
     say "ok  $label: $mib MiB, sum $sum${3:+, $after bytes after the restart}"
     grep -h 'packets\|round-trip\|features' "$work/guest-1.log"
     [[ $2 != *iommu_platform=on* ]] || translated "$label"
+}
+
+# as_meant LABEL OPTIONS: whether it was tested what was meant to be. VIRTIO_NET_F_MRG_RXBUF, VIRTIO_F_ACCESS_PLATFORM,
+# VIRTIO_F_RING_PACKED; the guest's driver agreed on what it shows, and the back-end took it.
+as_meant() {
+    local iommu=0 packed=0 guest bits rule
+    [[ $2 != *iommu_platform=on* ]] || iommu=1
+    [[ $2 != *packed=on* ]] || packed=1
+    for guest in 1 2; do
+        bits=$(tr -d '\r' <"$work/guest-$guest.log" | awk '$1 == "card" { print $4 }')
+        for rule in 15=1 "33=$iommu" "34=$packed"; do
+            [[ ${bits:${rule%=*}:1} == "${rule#*=}" ]] \
+                || fail "$1: guest $guest has features $bits: bit ${rule%=*} is not ${rule#*=}" "${logs[@]}"
+        done
+    done
+    agreed "$work/backend.log" 2 15=1 "33=$iommu" "34=$packed" || fail "$1: the back-end took something else" "${logs[@]}"
 }
 
 # Both cards' addresses were the guests' IOMMUs', were looked up and revoked, and never used as they must not be.
