@@ -3,7 +3,7 @@ using Vfio.Linux;
 
 namespace Vfio;
 
-/// <summary>Watches rented buffers: who rented each, whether it came back twice, and whether anybody wrote it after it came back.
+/// <summary>Watches rented buffers: who rented each and who returned it, whether it came back twice, and whether anybody wrote it after it came back.
 /// Returned buffers are filled with a pattern that must be whole when they are rented again.</summary>
 internal sealed class BufferLedger(string pool)
 {
@@ -11,7 +11,7 @@ internal sealed class BufferLedger(string pool)
     private const int Frames = 4;
     private readonly Lock _lock = new();
     private readonly Dictionary<ulong, string> _rented = [];
-    private readonly Dictionary<ulong, string> _returned = [];
+    private readonly Dictionary<ulong, (string Renter, string By)> _returned = [];
 
     /// <summary>Who holds buffers now, each with its stack.</summary>
     public IReadOnlyList<string> Renters
@@ -29,10 +29,11 @@ internal sealed class BufferLedger(string pool)
     {
         lock (_lock)
         {
-            if (_returned.Remove(buffer.Address.Value, out string? by) && buffer.Span.IndexOfAnyExcept(Pattern) is >= 0 and var at)
+            if (_returned.Remove(buffer.Address.Value, out (string Renter, string By) returned)
+                && buffer.Span.IndexOfAnyExcept(Pattern) is >= 0 and var at)
             {
                 _rented[buffer.Address.Value] = Caller();
-                throw Misuse(buffer, $"byte {at} was written after the buffer was returned by {by}",
+                throw Misuse(buffer, $"byte {at} was written after the buffer, rented by {returned.Renter}, was returned by {returned.By}",
                     "a device or a caller kept using a buffer that it had given back; complete the request, or reset the queue, before returning");
             }
 
@@ -44,14 +45,14 @@ internal sealed class BufferLedger(string pool)
     {
         lock (_lock)
         {
-            if (!_rented.Remove(buffer.Address.Value))
+            if (!_rented.Remove(buffer.Address.Value, out string? renter))
             {
-                throw Misuse(buffer, _returned.TryGetValue(buffer.Address.Value, out string? by)
-                    ? $"the buffer was returned before, by {by}"
+                throw Misuse(buffer, _returned.TryGetValue(buffer.Address.Value, out (string Renter, string By) returned)
+                    ? $"the buffer, rented by {returned.Renter}, was returned before, by {returned.By}"
                     : "the buffer was never rented", "return each buffer once, whole, as it was rented");
             }
 
-            _returned[buffer.Address.Value] = Caller();
+            _returned[buffer.Address.Value] = (renter, Caller());
             buffer.Span.Fill(Pattern);
         }
     }

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Runtime.CompilerServices;
 using Vfio.Linux;
 
 namespace Vfio.Tests;
@@ -125,15 +126,17 @@ public sealed class PinnedPoolConcurrencyTests
     public void A_checked_pool_finds_misuse_and_names_who_did_it()
     {
         using PinnedPool pool = PinnedPool.Create(Options(1 << 20, isChecked: true));
-        PinnedBuffer buffer = pool.Rent();
+        PinnedBuffer buffer = RentHere(pool);
         Assert.Contains(nameof(A_checked_pool_finds_misuse_and_names_who_did_it), pool.Use().Renters.Single());
         pool.Return(buffer);
         LinuxException twice = Assert.ThrowsExactly<LinuxException>(() => pool.Return(buffer));
         Assert.Contains("returned before, by", twice.Message);
+        Assert.Contains(nameof(RentHere), twice.Message);
 
         buffer.Span[17] = 1;
         LinuxException late = Assert.ThrowsExactly<LinuxException>(() => pool.Rent());
-        Assert.Contains("byte 17 was written after the buffer was returned", late.Message);
+        Assert.Contains("byte 17 was written after the buffer, rented by", late.Message);
+        Assert.Contains(nameof(RentHere), late.Message);
         pool.Return(buffer);
 
         Assert.ThrowsExactly<ArgumentException>(() => pool.Return(buffer with { Address = new HostAddress(4096) }));
@@ -146,4 +149,8 @@ public sealed class PinnedPoolConcurrencyTests
         Assert.ThrowsExactly<ArgumentException>(() => pool.Return(foreign));
         other.Return(foreign);
     }
+
+    // Whose name is told.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static PinnedBuffer RentHere(PinnedPool pool) => pool.Rent();
 }
