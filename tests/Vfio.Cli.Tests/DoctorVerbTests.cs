@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using System.Text;
 using System.Text.Json;
 using Vfio.Linux;
 using Vfio.Service;
@@ -93,7 +94,12 @@ public sealed class DoctorVerbTests
     }
 
     [TestMethod]
-    public async Task A_daemon_that_does_not_answer_keeps_nothing_else_from_being_told()
+    [DataRow(null, "the daemon went away", DisplayName = "it goes away")]
+    [DataRow("", "the daemon went away", DisplayName = "it is stuck")]
+    [DataRow("nonsense", "not understood", DisplayName = "it talks nonsense")]
+    [DataRow("""{"jsonrpc":"2.0","id":1,"result":{"version":"0.0.1","processId":7,"pools":0,"ports":0,"collections":0}}""",
+        "may be of another version", DisplayName = "it is of another version")]
+    public async Task A_daemon_that_does_not_answer_keeps_nothing_else_from_being_told(string? answer, string told)
     {
         using var rig = new CliRig();
         Good(rig);
@@ -101,14 +107,26 @@ public sealed class DoctorVerbTests
         socket.Bind(new UnixDomainSocketEndPoint(rig.SocketPath));
         socket.Listen();
         Task<CliOutcome> run = Task.Run(() => rig.Run("doctor"));
+        CliOutcome outcome;
         using (Socket client = await socket.AcceptAsync())
-        using (var reader = new StreamReader(new NetworkStream(client)))
+        using (var stream = new NetworkStream(client))
+        using (var reader = new StreamReader(stream))
         {
             Assert.Contains("daemon.info", await reader.ReadLineAsync() ?? string.Empty);
+            if (answer is null)
+            {
+                client.Shutdown(SocketShutdown.Both);
+            }
+            else if (answer.Length != 0)
+            {
+                await stream.WriteAsync(Encoding.UTF8.GetBytes(answer + "\n"));
+            }
+
+            outcome = await run;
         }
 
-        CliOutcome outcome = await run;
         StringAssert.Contains(outcome.Output, "this process (the daemon did not answer: ", StringComparison.Ordinal);
+        StringAssert.Contains(outcome.Output, told, StringComparison.Ordinal);
         StringAssert.Contains(outcome.Output, "IOVA ranges", StringComparison.Ordinal);
     }
 

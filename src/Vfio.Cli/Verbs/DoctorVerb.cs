@@ -8,6 +8,8 @@ namespace Vfio.Cli.Verbs;
 /// <summary><c>vfiopin doctor</c>.</summary>
 internal static class DoctorVerb
 {
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(2);
+
     public static Command Build(VerbBuilder verbs)
     {
         Argument<PciAddress?> address = AddressParser.OneOrNone();
@@ -26,17 +28,19 @@ internal static class DoctorVerb
             });
     }
 
-    // A daemon that cannot be asked must not keep the rest from being told.
+    // A daemon that cannot be asked, or does not answer, must not keep the rest from being told.
     private static (DaemonInfo? Daemon, string WhyNone) AskDaemon(Invocation run)
     {
-        using ControlClient? client = ControlClient.TryConnect(run.SocketPath, out Errno errno);
-        if (client is null)
-        {
-            return (null, errno is Errno.ENOENT or Errno.ECONNREFUSED ? "no daemon runs" : $"the daemon could not be asked: {errno}");
-        }
-
         try
         {
+            using ControlClient? client = ControlClient.TryConnect(run.SocketPath, out Errno errno);
+            if (client is null)
+            {
+                return (null, errno is Errno.ENOENT or Errno.ECONNREFUSED ? "no daemon runs" : $"the daemon could not be asked: {errno}");
+            }
+
+            using var patience = new CancellationTokenSource(Patience);
+            using CancellationTokenRegistration end = patience.Token.Register(client.Abandon);
             return (client.Invoke(DaemonOperations.Info, NoParameters.Instance, new OperationContext { Cancellation = run.Cancellation }), string.Empty);
         }
         catch (IOException e)

@@ -72,6 +72,36 @@ public sealed class ControlClient : IControl
             [.. context.Descriptors]);
         using CancellationTokenRegistration registration =
             context.Cancellation.Register(() => Send(RpcMessage.Cancel(id), []));
+        try
+        {
+            return Answer(operation, context);
+        }
+        catch (JsonException e)
+        {
+            throw new ControlException($"the daemon's answer to {operation.Method} is not understood, it may be of another version than this program: {e.Message}");
+        }
+    }
+
+    /// <summary>Gives the daemon up: a call that waits for it fails. From any thread.</summary>
+    public void Abandon() => _socket.Shutdown();
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (FileDescriptor descriptor in _received)
+        {
+            descriptor.Dispose();
+        }
+
+        _received.Clear();
+        _reader.Dispose();
+        _socket.Dispose();
+    }
+
+    private TResult Answer<TParameters, TResult>(Operation<TParameters, TResult> operation, OperationContext context)
+        where TParameters : class
+        where TResult : class
+    {
         while (true)
         {
             using JsonDocument message = Receive(operation.Method);
@@ -90,19 +120,6 @@ public sealed class ControlClient : IControl
                 return result.Deserialize(operation.ResultJson) ?? throw new ControlException("the daemon's result is null");
             }
         }
-    }
-
-    /// <inheritdoc/>
-    public void Dispose()
-    {
-        foreach (FileDescriptor descriptor in _received)
-        {
-            descriptor.Dispose();
-        }
-
-        _received.Clear();
-        _reader.Dispose();
-        _socket.Dispose();
     }
 
     private static void Report(JsonElement root, OperationContext context)
