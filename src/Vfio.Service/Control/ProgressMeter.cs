@@ -4,6 +4,7 @@ namespace Vfio.Service;
 /// <remarks>Thread-safe.</remarks>
 internal sealed class ProgressMeter(string stage, Action<ProgressReport>? progress) : IProgress<PopulateProgress>
 {
+    private readonly Lock _telling = new();
     private long _lastPercent = -1;
 
     public void Report(PopulateProgress value) => Report(value.Done, value.Total);
@@ -16,11 +17,14 @@ internal sealed class ProgressMeter(string stage, Action<ProgressReport>? progre
         }
 
         long percent = (long)((double)done / total * 100);
-        // ORDER: none needed beyond the number itself; the exchange below decides which of several threads reports.
-        long last = Volatile.Read(ref _lastPercent);
-        if (percent > last && Interlocked.CompareExchange(ref _lastPercent, percent, last) == last)
+        // Of several threads' reports none may be told behind a later one, nor the last be left out.
+        lock (_telling)
         {
-            progress(new ProgressReport(stage, done, total));
+            if (percent > _lastPercent)
+            {
+                _lastPercent = percent;
+                progress(new ProgressReport(stage, done, total));
+            }
         }
     }
 }
