@@ -172,14 +172,14 @@ public sealed unsafe class Type1Iommu
     public void StopDirtyTracking()
     {
         // Before the call: whoever unmaps after it and asks for the bits is refused, and knows by this that there are none.
-        Volatile.Write(ref _isTracking, false);
+        bool was = Interlocked.Exchange(ref _isTracking, false);
         try
         {
             SetDirtyTracking(vfio.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, "stop");
         }
         catch
         {
-            Volatile.Write(ref _isTracking, true);
+            Volatile.Write(ref _isTracking, was);
             throw;
         }
     }

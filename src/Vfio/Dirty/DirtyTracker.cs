@@ -18,6 +18,10 @@ public sealed class DirtyTracker
     private string? _foreign;
     private bool _kernel;
     private bool _mixed;
+    // Buffers that came back without anybody knowing what was written: begun to be marked, marked, and those of them whose marks were taken.
+    private long _guesses;
+    private long _guessesMarked;
+    private long _guessesTaken;
     private long _generation;
 
     internal DirtyTracker(PinnedPool pool) => _pool = pool;
@@ -89,13 +93,12 @@ public sealed class DirtyTracker
     /// <exception cref="ArgumentException">They are not in the pool.</exception>
     public void EndDeviceWrite(in PinnedBuffer posted)
     {
-        lock (_lock)
-        {
-            // Before it stops being in flight: an answer in between is a superset for that reason.
-            _mixed = true;
-        }
-
+        // ORDER: full fences around the marks; pair with the exchange in DirtyBitmap.Harvest, between the look at the second number and the one
+        // at the first. Who takes a mark sees that it is a guess, and who sees the second number has taken its mark. Before it stops being
+        // in flight: an answer in between is a superset for that reason.
+        Interlocked.Increment(ref _guesses);
         EndDeviceWrite(posted, posted.Length);
+        Interlocked.Increment(ref _guessesMarked);
     }
 
     /// <summary>Reports that somebody writes the pool who does not report here. Answers from the own record alone are then unknown.</summary>
@@ -139,10 +142,13 @@ public sealed class DirtyTracker
         {
             EndChain();
             _mixed = false;
+            long guesses = Volatile.Read(ref _guessesMarked);
             foreach (SegmentRecord record in Records)
             {
                 record.Bits.Harvest(new ulong[record.Bits.Words]);
             }
+
+            _guessesTaken = guesses;
         }
     }
 
@@ -179,6 +185,7 @@ public sealed class DirtyTracker
     {
         lock (_lock)
         {
+            long guesses = Volatile.Read(ref _guessesMarked);
             List<ulong[]> taken = Collect(take: true, out ulong inFlight);
             try
             {
@@ -190,6 +197,7 @@ public sealed class DirtyTracker
                 DirtyAnswer answer = Answer(taken, sources | DirtySources.OwnRecord, inFlight);
                 // Pages in flight were marked again, and the device may end without having written them.
                 _mixed = inFlight > 0;
+                _guessesTaken = guesses;
                 return answer;
             }
             catch
@@ -411,7 +419,7 @@ public sealed class DirtyTracker
             }
         }
 
-        bool exact = (sources & DirtySources.Kernel) == 0 && inFlight == 0 && !_mixed;
+        bool exact = (sources & DirtySources.Kernel) == 0 && inFlight == 0 && !_mixed && Volatile.Read(ref _guesses) == _guessesTaken;
         return new DirtyAnswer(length, words, exact ? DirtyPrecision.Exact : DirtyPrecision.Superset, sources, inFlight);
     }
 }

@@ -174,7 +174,7 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         {
             try
             {
-                pinner.ReleaseOne(mapping.Host.First);
+                pinner.ReleaseOne(mapping.Host.First, tells: false);
             }
             catch (LinuxException e)
             {

@@ -133,7 +133,7 @@ public sealed partial class Pinner
         }
     }
 
-    /// <summary>Takes back one <see cref="PinPage"/>; the last one unmaps.</summary>
+    /// <summary>Takes back one <see cref="PinPage"/>; the last one unmaps. Allocates only where the kernel tracks dirty pages.</summary>
     /// <param name="page">The page's first byte.</param>
     /// <returns>What was unmapped and what the kernel knew of it; null where it is pinned by others still, or the kernel did not track.</returns>
     /// <exception cref="InvalidOperationException">The page is not pinned.</exception>
@@ -142,7 +142,7 @@ public sealed partial class Pinner
     {
         lock (Lock)
         {
-            return ReleaseOne(page);
+            return ReleaseOne(page, tells: true);
         }
     }
 
@@ -165,8 +165,10 @@ public sealed partial class Pinner
     }
 
     /// <summary>Drops a reference; the last one unmaps. Nothing changes when that fails. The lock is held.</summary>
-    /// <returns>What was unmapped, where the kernel tracked and knows what nobody else may.</returns>
-    internal UnmappedMemory? ReleaseOne(HostAddress address)
+    /// <param name="address">In the mapping.</param>
+    /// <param name="tells">Whether what the kernel knows of its pages is wanted, where it tracks them.</param>
+    /// <returns>What was unmapped, where that is wanted and the kernel tracked.</returns>
+    internal UnmappedMemory? ReleaseOne(HostAddress address, bool tells)
     {
         if (!_live.TryFind(address, out LiveMappings.Place place))
         {
@@ -184,7 +186,7 @@ public sealed partial class Pinner
         _allocator.Reserve();
         IovaRange iova = IovaRange.Of(mapping.Iova, mapping.Length);
         UnmappedMemory? unmapped = null;
-        if (_iommu.IsTrackingDirty)
+        if (tells && _iommu.IsTrackingDirty)
         {
             unmapped = UnmapWithDirty(mapping.Mapping);
         }
@@ -251,12 +253,19 @@ public sealed partial class Pinner
         {
             _iommu.UnmapWithDirtyBitmap(mapping.Iova, kernel);
         }
-        catch (LinuxException e) when (e.Errno == Errno.EINVAL && !_iommu.IsTrackingDirty)
+        catch (LinuxException e) when (e.Errno == Errno.EINVAL)
         {
-            // Stopped meanwhile, with which the kernel forgot.
+            // Nothing was unmapped: tracking was stopped meanwhile, here or by another who has the container, and the kernel knows nothing; or
+            // the mapping is longer than a bitmap may be (vfio_iommu_type1.c: DIRTY_BITMAP_SIZE_MAX). It must not stay for that.
             _unmapCalls++;
             _iommu.Unmap(mapping.Iova);
-            return null;
+            if (!_iommu.IsTrackingDirty)
+            {
+                return null;
+            }
+
+            BitRange.Set(words, 0, mapping.Host.Length / DirtyBitmap.PageSize);
+            return unmapped;
         }
 
         KernelBits.Add(kernel, pageSize / DirtyBitmap.PageSize, words, 0);

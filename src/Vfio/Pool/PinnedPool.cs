@@ -284,7 +284,9 @@ public sealed class PinnedPool : IDisposable
             IReadOnlyList<PopulateFailure> failed = Populator.Run([range], options.PopulateThreads, options.Progress);
             if (failed.Count > 0)
             {
-                throw new LinuxException("madvise(MADV_POPULATE_WRITE)", failed[0].Errno, $"pool {Name}, {failed[0].Host}", failed[0].Cause, failed[0].Cure);
+                string others = failed.Count == 1 ? string.Empty : $", and {failed.Count - 1} more pieces: {string.Join("; ", failed.Skip(1).Take(4))}";
+                throw new LinuxException(
+                    "madvise(MADV_POPULATE_WRITE)", failed[0].Errno, $"pool {Name}, {failed[0].Host}{others}", failed[0].Cause, failed[0].Cure);
             }
 
             var segment = new PoolSegment(memory, backing, new PoolOffset(Length), PoolPlacement.Read(memory.Address, _sysfs));
@@ -387,13 +389,16 @@ public sealed class PinnedPool : IDisposable
     {
         try
         {
-            segment.Registered?.ReleaseFrom(segment.Address + stay);
+            segment.Registered?.ReleaseFrom(segment.Address + stay, tells: Dirty is { KernelIsTracking: true });
         }
-        finally
+        catch
         {
             Dirty?.Unmapped(segment, segment.Registered?.TakeUnmapped() ?? []);
+            throw;
         }
 
+        // What the kernel knew of memory that is no more is of no use.
+        _ = segment.Registered?.TakeUnmapped();
         Dirty?.Shrunk(segment, whole: stay == 0);
         if (stay == 0)
         {

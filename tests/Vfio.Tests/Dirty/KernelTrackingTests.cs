@@ -192,6 +192,87 @@ public sealed class KernelTrackingTests
         }
     }
 
+    [TestMethod]
+    public void A_stop_that_fails_where_nothing_was_started_starts_nothing()
+    {
+        using var rig = new PinRig();
+        RegisteredMemory registered = rig.Pinner.Register(PinRig.ReadWrite(rig.Memory(4)));
+        rig.Kernel.FailAt(1, Errno.ENOTTY, DirtyPages);
+        Assert.ThrowsExactly<LinuxException>(rig.Container.Iommu.StopDirtyTracking);
+        Assert.IsFalse(rig.Container.Iommu.IsTrackingDirty);
+        Assert.IsEmpty(registered.Release());
+        rig.AssertNothingPinned();
+    }
+
+    // As when another who has the container has stopped it.
+    [TestMethod]
+    public void Where_the_kernel_will_not_tell_memory_is_unmapped_and_all_of_it_counts_as_written()
+    {
+        using var rig = new PinRig();
+        RegisteredMemory registered = rig.Pinner.Register(PinRig.ReadWrite(rig.Memory(4)));
+        rig.Container.Iommu.StartDirtyTracking();
+        rig.Kernel.FailAt(1, Errno.EINVAL, "VFIO_IOMMU_UNMAP_DMA");
+        DirtyAnswer answer = registered.Release().Single().Dirty;
+        Assert.AreEqual((DirtyPrecision.Superset, 4ul), (answer.Precision, answer.DirtyPages));
+        rig.AssertNothingPinned();
+    }
+
+    [TestMethod]
+    public void A_pool_that_was_shrunk_is_as_exact_as_before()
+    {
+        using var rig = new PinRig();
+        using PinnedPool pool = Pool(rig, "test", grain: MiB);
+        pool.Dirty!.StartKernel();
+        pool.Shrink(MiB);
+        DirtyAnswer own = pool.Dirty.Peek();
+        Assert.AreEqual((DirtyPrecision.Exact, 0ul), (own.Precision, own.DirtyPages));
+    }
+
+    [TestMethod]
+    public void Each_call_failing_in_turn_while_the_kernel_tracks_leaves_nothing_behind_and_forgets_nothing()
+    {
+        bool reached = true;
+        for (int n = 1; reached; n++)
+        {
+            using var rig = new PinRig();
+            HostRange memory = rig.Memory(32);
+            using PinnedPool pool = Pool(rig, "test", grain: MiB / 2);
+            pool.Dirty!.StartKernel();
+            pool.Dirty.Mark(default, PinRig.Page);
+            rig.Kernel.FailAt(n, Errno.ENOMEM);
+            reached = false;
+            ulong told = 0;
+            RegisteredMemory? registered = null;
+            Try(() => registered = rig.Pinner.Register(PinRig.ReadWrite(memory), new PinOptions { Grain = 8 * PinRig.Page }));
+            registered ??= rig.Pinner.Register(PinRig.ReadWrite(memory), new PinOptions { Grain = 8 * PinRig.Page });
+            Try(() => told += Pages(registered.Release()));
+            told += Pages(registered.Release());
+            Assert.AreEqual(32ul, told, $"call {n}");
+            Try(() => pool.Shrink(MiB / 2));
+            DirtyAnswer? answer = null;
+            Try(() => answer = pool.Dirty.Harvest(DirtySources.Kernel));
+            answer ??= pool.Dirty.Harvest(DirtySources.Kernel);
+            Assert.AreEqual(pool.Length / PinRig.Page, answer.DirtyPages, $"call {n}");
+            rig.Kernel.FailNothing();
+            pool.Destroy();
+            rig.AssertNothingPinned();
+
+            void Try(Action action)
+            {
+                try
+                {
+                    action();
+                }
+                catch (LinuxException)
+                {
+                    reached = true;
+                }
+            }
+        }
+
+        static ulong Pages(IReadOnlyList<UnmappedMemory> unmapped) => unmapped.Aggregate(0ul, (sum, u) => sum + u.Dirty.DirtyPages);
+    }
+
     private static PinnedPool Pool(PinRig rig, string name, ulong grain = 0) => PinnedPool.Create(
         new PinnedPoolOptions { Name = name, Size = 2 * MiB, Backings = [MemoryBacking.Pages4KiB], Grain = grain }, rig.Pinner, rig.Host.Sysfs);
 

@@ -267,7 +267,7 @@ public sealed class PinnerTests(TestContext context)
         Random random = Seed.Start(context);
         using var rig = new PinRig();
         HostRange memory = rig.Memory(128);
-        var held = new List<(RegisteredMemory Registered, int First, int Count)>();
+        var held = new List<(RegisteredMemory Registered, HashSet<int> Pages)>();
         var pages = new List<int>();
         for (int step = 0; step < 1500; step++)
         {
@@ -284,10 +284,19 @@ public sealed class PinnerTests(TestContext context)
                     pages.RemoveAt(p);
                     break;
                 case 2:
-                    int first = random.Next(128);
-                    int count = random.Next(1, 129 - first);
+                    // Several ranges in any order, which may overlap, and often are pinned already.
+                    var ranges = new List<PinRange>();
+                    var all = new HashSet<int>();
+                    for (int n = random.Next(1, 4); n > 0; n--)
+                    {
+                        int first = random.Next(128);
+                        int count = random.Next(1, Math.Min(129 - first, random.Next(2) == 0 ? 5 : 129));
+                        ranges.Add(PinRig.ReadWrite(HostRange.Of(memory.First + ((ulong)first * Page), (ulong)count * Page)));
+                        all.UnionWith(Enumerable.Range(first, count));
+                    }
+
                     PinOptions options = new() { Grain = random.Next(2) == 0 ? 0 : Page << random.Next(4) };
-                    held.Add((rig.Pinner.Register([PinRig.ReadWrite(HostRange.Of(memory.First + ((ulong)first * Page), (ulong)count * Page))], options), first, count));
+                    held.Add((rig.Pinner.Register(ranges, options), all));
                     break;
                 default:
                     int page = random.Next(128);
@@ -297,9 +306,9 @@ public sealed class PinnerTests(TestContext context)
             }
 
             var wanted = new HashSet<int>(pages);
-            foreach ((RegisteredMemory registered, int first, int count) in held)
+            foreach ((RegisteredMemory registered, HashSet<int> its) in held)
             {
-                for (int i = first; i < first + count; i++)
+                foreach (int i in its)
                 {
                     wanted.Add(i);
                     Assert.IsTrue(registered.TryTranslate(memory.First + ((ulong)i * Page), out _, out _));
