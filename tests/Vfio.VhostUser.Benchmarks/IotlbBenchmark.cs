@@ -1,3 +1,4 @@
+using System.ComponentModel;
 using System.Globalization;
 using System.Text.Json.Nodes;
 using Vfio.Linux;
@@ -38,7 +39,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
                         new Processor(0).PinCurrentThread();
                         Measure(ring, features);
                     }
-                    catch (Exception e) when (e is InvalidOperationException or LinuxException or VhostUserProtocolException)
+                    catch (Exception e) when (e is InvalidOperationException or LinuxException or VhostUserProtocolException or Win32Exception or IOException)
                     {
                         failure = e;
                     }

@@ -15,20 +15,22 @@ internal static class Turns
     // The latency's own measurement, and whoever gives the turns, take two or three per cent.
     private const double LeastShare = 0.95;
 
-    /// <summary>Lets all have their turns, over and over, each time beginning with the next: who follows whom must not decide.</summary>
+    /// <summary>Lets all have their turns, over and over, each time in another order: who follows whom must not decide.</summary>
     /// <param name="time">For how long.</param>
     /// <param name="sides">Whose turns.</param>
     /// <returns>The turns that followed each other, in the order of the sides.</returns>
     public static List<Turn[]> Take(TimeSpan time, IReadOnlyList<Func<Turn>> sides)
     {
         var turns = new List<Turn[]>();
+        var random = new Random(1);
+        int[] order = [.. Enumerable.Range(0, sides.Count)];
         var taken = Stopwatch.StartNew();
         do
         {
             var turn = new Turn[sides.Count];
-            for (int i = 0; i < sides.Count; i++)
+            random.Shuffle(order);
+            foreach (int side in order)
             {
-                int side = (turns.Count + i) % sides.Count;
                 turn[side] = sides[side]();
             }
 
