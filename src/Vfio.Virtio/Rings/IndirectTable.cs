@@ -5,6 +5,10 @@ namespace Vfio.Virtio;
 /// when it is read, and may itself lie across two pieces.</summary>
 internal unsafe ref struct IndirectTable
 {
+    // All pages of the largest table that a chain can use. One that is cut into smaller pieces is looked at as it is read: no peer keeps
+    // the device at it for long.
+    private const int MostPieces = 128;
+
     private readonly ulong _address;
     private readonly uint _direct;
     private readonly ulong* _host;
@@ -49,7 +53,8 @@ internal unsafe ref struct IndirectTable
         }
 
         uint reach = (uint)Math.Min(length, (ulong)chain.MaxDescriptors * Descriptor.Bytes);
-        for (uint done = usable; done < reach;)
+        uint done = usable;
+        for (int pieces = 1; done < reach && pieces < MostPieces; pieces++)
         {
             status = translator.Translate(
                 new BusAddress(address + done), reach - done, DeviceAccess.Read, out _, out uint more);

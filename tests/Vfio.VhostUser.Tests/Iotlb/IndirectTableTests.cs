@@ -78,6 +78,23 @@ public sealed class IndirectTableTests : IDisposable
         Assert.AreEqual(RingError.AccessDenied, ring.Queue.Error);
     }
 
+    [TestMethod]
+    public void A_table_cut_into_many_pieces_keeps_the_device_no_longer_than_one_of_pages()
+    {
+        using var ring = new Ring(1024, Entries * 16);
+        for (uint i = 0; i < Page; i++)
+        {
+            // No two neighbours belong together.
+            _iotlb.Update(new IotlbRange(
+                IovaRange.Of(new Iova(Table + i), 1), _pages.Address + (i % 2 * Page) + i, DmaAccess.Read));
+        }
+
+        // The first entry has no length.
+        Assert.AreEqual(0, Peek(ring.Queue));
+        Assert.AreEqual(RingError.ZeroLength, ring.Queue.Error);
+        Assert.IsLessThan(256, _iotlb.Counters.Hits);
+    }
+
     private static IotlbQuestion Miss(ulong page) => new(new Iova(page), DmaAccess.Read, false);
 
     private static void Set(Span<byte> place, ulong address, uint length, int flags, int next)
