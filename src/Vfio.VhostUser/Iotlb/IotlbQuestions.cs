@@ -72,7 +72,7 @@ public sealed class IotlbQuestions
         }
     }
 
-    /// <summary>Whether a refusal could not be sent so far: the next <see cref="Pick"/> gives it.</summary>
+    /// <summary>Whether a refusal could not be sent so far: the next <see cref="Pick(ReadOnlySpan{IotlbQuestion}, Span{IotlbQuestion})"/> gives it.</summary>
     public bool HasUnsent
     {
         get
@@ -89,10 +89,17 @@ public sealed class IotlbQuestions
     /// <param name="send">Filled from the front; at least as long as <paramref name="wanted"/>. Room beyond that is for refusals that could
     /// not be sent before.</param>
     /// <returns>How many to send. They count as asked; give back with <see cref="Drop"/> what could not be sent.</returns>
-    public int Pick(ReadOnlySpan<IotlbQuestion> wanted, Span<IotlbQuestion> send)
+    public int Pick(ReadOnlySpan<IotlbQuestion> wanted, Span<IotlbQuestion> send) => Pick(wanted, send, out _);
+
+    /// <summary>Picks what is to be sent now.</summary>
+    /// <param name="wanted">What a burst needs; may hold the same more than once.</param>
+    /// <param name="send">Filled from the front.</param>
+    /// <param name="own">How many of them are of <paramref name="wanted"/>: the first ones.</param>
+    /// <returns>How many to send.</returns>
+    internal int Pick(ReadOnlySpan<IotlbQuestion> wanted, Span<IotlbQuestion> send, out int own)
     {
         long now = Stopwatch.GetTimestamp();
-        int count = 0;
+        own = 0;
         lock (_asking)
         {
             // Read in here: an update shows its snapshot first and then takes its question off the list. One that is off the list is
@@ -107,16 +114,16 @@ public sealed class IotlbQuestions
 
                 if (question.IsRefusal ? _refusals.Note(question) : MayAsk(question, now))
                 {
-                    send[count++] = question;
+                    send[own++] = question;
                 }
             }
 
-            return count + _refusals.TakeUnsent(send[count..]);
+            return own + _refusals.TakeUnsent(send[own..]);
         }
     }
 
     /// <summary>Takes back what could not be sent, so that it is asked again, or reported at the next chance.</summary>
-    /// <param name="unsent">What <see cref="Pick"/> gave.</param>
+    /// <param name="unsent">What <see cref="Pick(ReadOnlySpan{IotlbQuestion}, Span{IotlbQuestion})"/> gave.</param>
     public void Drop(ReadOnlySpan<IotlbQuestion> unsent)
     {
         lock (_asking)

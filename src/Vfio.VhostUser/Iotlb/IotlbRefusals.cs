@@ -46,7 +46,7 @@ internal sealed class IotlbRefusals
     /// <param name="refusal">What <see cref="Note"/> or <see cref="TakeUnsent"/> said to send.</param>
     public void GiveBack(IotlbQuestion refusal)
     {
-        // One that is not there was forgiven meanwhile.
+        // One that is not there was forgiven meanwhile, or forgotten with all others as there were too many.
         if (_sent.Remove(refusal))
         {
             _unsent.Add(refusal);

@@ -139,7 +139,7 @@ public sealed class IotlbView : IDisposable
             return;
         }
 
-        int count = _iotlb.Questions.Pick(_questions.AsSpan(0, _questionCount), _sending);
+        int count = _iotlb.Questions.Pick(_questions.AsSpan(0, _questionCount), _sending, out int own);
         int sent = count == 0 ? 0 : _send(_sending.AsSpan(0, count));
         if (sent != 0)
         {
@@ -150,7 +150,9 @@ public sealed class IotlbView : IDisposable
         {
             _iotlb.Questions.Drop(_sending.AsSpan(sent, count - sent));
         }
-        else if (_questionCount < MaxQuestions)
+
+        // Another queue's refusals, which are sent along, are nothing that this one waits for.
+        if (sent >= own && _questionCount < MaxQuestions)
         {
             // The snapshot that the questions come from: if it was replaced meanwhile, the next try is due at once.
             _missedIn = _snapshot;
