@@ -357,10 +357,10 @@ public sealed class VhostUserFrontend : IDisposable
                 Answer(_iommu, MemoryMarshal.Read<IotlbMessage>(backend.Payload));
                 return true;
             case BackendRequest.VringCall:
-                Interlocked.Increment(ref _calls[MemoryMarshal.Read<VringState>(backend.Payload).Index]);
+                Interlocked.Increment(ref _calls[RingOf(backend)]);
                 return true;
             case BackendRequest.VringErr:
-                Interlocked.Increment(ref _errors[MemoryMarshal.Read<VringState>(backend.Payload).Index]);
+                Interlocked.Increment(ref _errors[RingOf(backend)]);
                 return true;
             default:
                 throw new VhostUserProtocolException($"back-end request {backend.Header.Request}");
@@ -381,6 +381,10 @@ public sealed class VhostUserFrontend : IDisposable
         _backend?.Dispose();
         _channel.Dispose();
     }
+
+    private static uint RingOf(MessageChannel backend) =>
+        backend.Payload.Length >= Unsafe.SizeOf<VringState>() && MemoryMarshal.Read<VringState>(backend.Payload).Index is < MostRings and var index
+            ? index : throw new VhostUserProtocolException($"back-end request {backend.Header.Request} of {backend.Payload.Length} bytes names no ring");
 
     private static RegionDescription Describe(FrontendRegion region) => new()
     {

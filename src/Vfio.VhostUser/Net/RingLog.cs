@@ -71,10 +71,7 @@ internal sealed class RingLog
             _isNew |= _log.Mark(address, length);
         }
 
-        if (_isNew)
-        {
-            _isNew = false;
-            _ring.LogSignal?.TrySignal();
-        }
+        // One that could not be given now is given with the next batch.
+        _isNew = _isNew && _ring.LogSignal is { } signal && !signal.TrySignal();
     }
 }
