@@ -71,11 +71,12 @@ internal sealed class PortConnection : IDisposable
     /// <summary>Ends the session for a fault of this program's that came up elsewhere. Another may begin.</summary>
     public void Fail(Exception fault)
     {
-        LogFault(fault);
         lock (_change)
         {
             _session?.Close();
         }
+
+        LogFault(fault);
     }
 
     /// <summary>Ends the session, and waits for its end.</summary>
@@ -200,7 +201,6 @@ internal sealed class PortConnection : IDisposable
             return isStarved;
         }
 
-        _port.BeginSession();
         lock (_change)
         {
             Volatile.Write(ref _session, session);
@@ -210,6 +210,8 @@ internal sealed class PortConnection : IDisposable
             }
         }
 
+        // From here on a fault elsewhere ends this session; one before is forgotten with the last.
+        _port.BeginSession();
         Sessions++;
         long begun = Stopwatch.GetTimestamp();
         _log($"{_port.Name}: front-end connected");
