@@ -17,7 +17,8 @@ public sealed class PopulateTests
     {
         var kernel = new QuietKernel();
         using var descriptor = new FileDescriptor(kernel, 3);
-        var pinner = new Pinner(new Type1Iommu(kernel, descriptor));
+        // No machine's limits: this user's own may be lower than what is populated.
+        var pinner = new Pinner(new Type1Iommu(kernel, descriptor), new Sysfs("/nowhere"));
         using MappedMemory memory = MappedMemory.Anonymous((ulong)threads * Piece);
         using var meeting = new Meeting(threads);
         var range = PinRig.ReadWrite(HostRange.Of(new HostAddress((ulong)memory.Address), memory.Length));
