@@ -114,16 +114,23 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         };
     }
 
-    // What all mappings are held against stays for all of them.
     private void Measure(string ring, VirtioFeatures features)
     {
-        using var none = new Contestants(Starts, BackendKind.Ours, features, Mapping.None);
         foreach (Mapping mapping in mappings)
         {
-            using var theirs = new Contestants(1, peer, features, mapping);
-            using Contestants? mapped = mapping == Mapping.None ? null : new Contestants(Starts, BackendKind.Ours, features, mapping);
-            Contestants ours = mapped ?? none;
-            List<Turn[]> slices = Turns.Take(time, [.. theirs.Sides, .. ours.Sides, .. mapped is null ? [] : none.Sides]);
+            using var all = new Contestants();
+            Contestant theirs = all.Start(peer, features, mapping);
+            var ours = new List<Contestant>();
+            var none = new List<Contestant>();
+            // In turn, so that neither are the older ones.
+            for (int i = 0; i < Starts; i++)
+            {
+                ours.Add(all.Start(BackendKind.Ours, features, mapping));
+                none.Add(mapping == Mapping.None ? ours[^1] : all.Start(BackendKind.Ours, features, Mapping.None));
+            }
+
+            Contestant[] sides = [theirs, .. ours, .. mapping == Mapping.None ? [] : none];
+            List<Turn[]> slices = Turns.Take(time, [.. sides.Select<Contestant, Func<Turn>>(c => c.Run)]);
             int counted = 0;
             foreach (Turn[] turn in slices)
             {
@@ -138,38 +145,24 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
             }
 
             Console.Error.WriteLine($"{Name(mapping)} {ring}: {counted} of {slices.Count} rounds of turns undisturbed and in one state; "
-                + $"misses: {theirs.Misses}, {ours.Misses}");
+                + $"misses: {string.Join(", ", sides.Select(c => $"{c.Kind} {c.Misses}"))}");
         }
     }
 
     // What followed each other: the peer, ours, and ours without an IOMMU (where that is the cell itself, the same as ours).
     private sealed record Rates(double Peer, double Ours, double None);
 
-    // Several starts of one kind.
+    // All that were started, to be ended together.
     private sealed class Contestants : IDisposable
     {
-        private readonly List<Contestant> _starts = [];
+        private readonly List<Contestant> _started = [];
 
-        public Contestants(int starts, BackendKind kind, VirtioFeatures features, Mapping mapping)
+        public Contestant Start(BackendKind kind, VirtioFeatures features, Mapping mapping)
         {
-            try
-            {
-                for (int i = 0; i < starts; i++)
-                {
-                    _starts.Add(new Contestant(kind, features, mapping));
-                }
-            }
-            catch
-            {
-                Dispose();
-                throw;
-            }
+            _started.Add(new Contestant(kind, features, mapping));
+            return _started[^1];
         }
 
-        public IEnumerable<Func<Turn>> Sides => _starts.Select<Contestant, Func<Turn>>(c => c.Run);
-
-        public string Misses => string.Join(", ", _starts.Select(c => $"{c.Kind} {c.Misses}"));
-
-        public void Dispose() => _starts.ForEach(c => c.Dispose());
+        public void Dispose() => _started.ForEach(c => c.Dispose());
     }
 }
