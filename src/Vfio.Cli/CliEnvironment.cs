@@ -32,6 +32,10 @@ internal sealed class CliEnvironment
     /// <summary>The daemon's socket unless <c>--socket</c> names another.</summary>
     public string SocketPath { get; init; } = ControlServer.DefaultPath;
 
+    /// <summary>How long a verb that can do without the daemon waits for its answer. A daemon that was just started on a slow machine
+    /// takes seconds.</summary>
+    public TimeSpan DaemonPatience { get; init; } = TimeSpan.FromSeconds(20);
+
     /// <summary>Bytes that <c>--in -</c> reads.</summary>
     public Func<Stream> OpenInput { get; init; } = static () => Standard(0, FileAccess.Read);
 

@@ -57,6 +57,8 @@ internal sealed class CliRig : IDisposable
         return this;
     }
 
+    public TimeSpan DaemonPatience { get; init; } = TimeSpan.FromMinutes(1);
+
     public void StopDaemon() => _daemon?.Dispose();
 
     /// <summary>Runs a command line.</summary>
@@ -78,6 +80,7 @@ internal sealed class CliRig : IDisposable
             OpenInput = () => streams.Input,
             OpenOutput = () => streams.Output,
             Cancellation = streams.Cancellation,
+            DaemonPatience = DaemonPatience,
         });
         return new CliOutcome(code, output.ToString(), error.ToString());
     }

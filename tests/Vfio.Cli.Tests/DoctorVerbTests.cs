@@ -101,7 +101,7 @@ public sealed class DoctorVerbTests
         "may be of another version", DisplayName = "it is of another version")]
     public async Task A_daemon_that_does_not_answer_keeps_nothing_else_from_being_told(string? answer, string told)
     {
-        using var rig = new CliRig();
+        using var rig = new CliRig { DaemonPatience = answer is "" ? TimeSpan.FromSeconds(2) : TimeSpan.FromMinutes(1) };
         Good(rig);
         using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         socket.Bind(new UnixDomainSocketEndPoint(rig.SocketPath));

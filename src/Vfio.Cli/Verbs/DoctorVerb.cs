@@ -8,8 +8,6 @@ namespace Vfio.Cli.Verbs;
 /// <summary><c>vfiopin doctor</c>.</summary>
 internal static class DoctorVerb
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(2);
-
     public static Command Build(VerbBuilder verbs)
     {
         Argument<PciAddress?> address = AddressParser.OneOrNone();
@@ -39,7 +37,7 @@ internal static class DoctorVerb
                 return (null, errno is Errno.ENOENT or Errno.ECONNREFUSED ? "no daemon runs" : $"the daemon could not be asked: {errno}");
             }
 
-            using var patience = new CancellationTokenSource(Patience);
+            using var patience = new CancellationTokenSource(run.Environment.DaemonPatience);
             using CancellationTokenRegistration end = patience.Token.Register(client.Abandon);
             return (client.Invoke(DaemonOperations.Info, NoParameters.Instance, new OperationContext { Cancellation = run.Cancellation }), string.Empty);
         }
