@@ -3,23 +3,24 @@ using System.Diagnostics;
 namespace Vfio;
 
 /// <summary>Lets one thread take something away (a mapping, a translation, a ring) that others read without a lock: publish its
-/// absence, <see cref="Wait"/>, then destroy it. Readers pay one plain store a batch.</summary>
+/// absence, <see cref="Wait"/>, then destroy it. Readers pay one plain load and one plain store a batch.</summary>
 /// <remarks>
-/// <para>Proof. A reader runs batches. It reads shared pointers only inside a batch, and between two batches it stores a new
-/// epoch (Q). The one who revokes stores the new pointer (P), executes a process-wide barrier (B), samples each epoch (S), and waits
-/// until the epoch differs from the sample or says parked. B makes every thread of the process execute a full barrier at
-/// some point b of its own instruction stream. Take a reader and the batch that b falls into.</para>
+/// <para>Proof. A reader runs batches. It reads shared pointers only inside a batch, and between two batches it loads the epoch (L) and
+/// stores it as the one that it has passed (Q). The one who revokes stores the new pointer (P), increments the epoch to E, and looks at each
+/// reader (S) until it has passed E or a later one; a parked reader has passed all.</para>
 /// <list type="number">
-/// <item>Batches that begin after b read the new pointer: P is before B, and so visible at b.</item>
-/// <item>The batch around b, and no later one, may hold the old pointer. It began with the store Q0, which b has flushed, so
-/// S, after B, samples Q0 or a later epoch. If it samples Q0, the wait ends only at a later epoch, which the reader stores after the last
-/// access of the batch (release). If it samples a later epoch, that batch is over already.</item>
-/// <item>A parked reader has stored an odd epoch after its last batch. It leaves by storing an even one before it reads any
-/// pointer. If that store is before b, S sees it and waits as in 2. If it is after b, 1 holds.</item>
+/// <item>Who has passed E holds nothing old. Its L read E or later. P is before the increment that L read from, or before one further on
+/// (release), and the loads of the next batch are behind L (acquire): they find the new pointer. The accesses of the batch
+/// before are ahead of Q (release), and S, which read Q or a later one, is ahead of the destruction (acquire).</item>
+/// <item>A reader that has not passed E does so at the end of its batch, or parks. So the wait ends, and each reader stores what it is
+/// asked for: nobody has to guess from a store of the reader's own which of its loads came before it. That is what a sample of
+/// the reader's count would need a barrier in every thread of the process for, which interrupts each processor that runs one.</item>
+/// <item>A parked reader stored so after its last batch (release). It leaves by storing an epoch before a full fence and all loads behind it;
+/// the one who revokes has P before the increment, a full fence, and S behind it. So one of the two finds what the other stored: S finds
+/// the reader not parked, and 1 and 2 hold, or each load of the reader finds the new pointer.</item>
 /// </list>
-/// <para>The store Q may sit in the store buffer while the reader loads pointers: that is the reordering a fence would
-/// forbid, and the reason for B, which flushes it. B orders threads of this process only: never use it for what a
-/// device, a guest or another process must see.</para>
+/// <para>All of it orders threads of this process only: never use it for what a device, a guest or another process must
+/// see.</para>
 /// <para>The unmap of a pool needs no wait of its own: what readers use of it is rented, and <see cref="PinnedPool"/> unmaps nothing that
 /// is. Who returns a reader's buffers waits before that.</para>
 /// </remarks>
@@ -30,21 +31,23 @@ public sealed class GracePeriod
 
     private readonly Lock _registration = new();
     private GracePeriodReader[] _readers = [];
+    private PaddedEpoch _epoch;
+
+    // ORDER: acquire; see GracePeriodReader.Quiesce.
+    internal long Epoch => Volatile.Read(ref _epoch.Value);
 
     /// <summary>Makes the calling or a future thread a reader. It counts as parked until <see cref="GracePeriodReader.Unpark"/>.</summary>
     /// <param name="name">Names the reader when it stalls somebody.</param>
     /// <returns>The reader, for one thread at a time.</returns>
     public GracePeriodReader Register(string name)
     {
-        var reader = new GracePeriodReader(name);
+        var reader = new GracePeriodReader(this, name);
         lock (_registration)
         {
-            // ORDER: release of a whole array; pairs with the acquire in Wait.
+            // ORDER: release of a whole array; pairs with the acquire in Wait. The fence in Unpark is behind it: a reader that Wait does not
+            // find on the list finds what was published.
             Volatile.Write(ref _readers, [.. _readers, reader]);
         }
-
-        // ORDER: the list before anything that the reader reads; pairs with the first fence in Wait.
-        Interlocked.MemoryBarrier();
 
         return reader;
     }
@@ -73,27 +76,16 @@ public sealed class GracePeriod
     /// <exception cref="TimeoutException">A reader did not pass in time: nothing may be destroyed. The message names it.</exception>
     public void Wait(TimeSpan timeout)
     {
-        // ORDER: the caller's publication before the list is read; pairs with the fence in Register: a reader that is not on the list
-        // yet finds what was published.
-        Interlocked.MemoryBarrier();
-        GracePeriodReader[] readers = Volatile.Read(ref _readers);
-        if (readers.Length == 0 || (readers.Length == 1 && readers[0].IsParkedHere))
-        {
-            // Nobody else could hold anything.
-            return;
-        }
-
-        // ORDER: B of the proof: after the caller's publication, before the epochs are read; pairs with the plain
-        // stores in GracePeriodReader.
-        Interlocked.MemoryBarrierProcessWide();
+        // ORDER: a full fence: the caller's publication before the list and the readers are looked at; pairs with the one in
+        // GracePeriodReader.Unpark. And a release of that publication; pairs with the acquire in GracePeriodReader.Quiesce.
+        long epoch = Interlocked.Increment(ref _epoch.Value);
         // ORDER: acquire; pairs with the release in Register.
         foreach (GracePeriodReader reader in Volatile.Read(ref _readers))
         {
-            long sample = reader.Epoch;
             var spin = default(SpinWait);
             TimeSpan waited = TimeSpan.Zero;
             long looked = Stopwatch.GetTimestamp();
-            while (!GracePeriodReader.Parked(sample) && reader.Epoch == sample)
+            while (reader.Passed < epoch)
             {
                 long now = Stopwatch.GetTimestamp();
                 TimeSpan since = Stopwatch.GetElapsedTime(looked, now);

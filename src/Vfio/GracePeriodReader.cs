@@ -1,30 +1,33 @@
-using System.Runtime.InteropServices;
-
 namespace Vfio;
 
 /// <summary>One thread that reads shared pointers in batches.</summary>
 public sealed class GracePeriodReader
 {
-    private Padded _padded = new() { Epoch = 1 };
-    private int _parkedBy;
+    // Parked: past every epoch that there will be.
+    private const long Never = long.MaxValue;
 
-    internal GracePeriodReader(string name) => Name = name;
+    private readonly GracePeriod _grace;
+    private PaddedEpoch _passed = new() { Value = Never };
+
+    internal GracePeriodReader(GracePeriod grace, string name)
+    {
+        _grace = grace;
+        Name = name;
+    }
 
     /// <summary>Names the thread in messages.</summary>
     public string Name { get; }
 
     /// <summary>Whether it is outside any batch, and holds nothing.</summary>
-    public bool IsParked => Parked(Epoch);
+    public bool IsParked => Passed == Never;
 
-    // Only the thread that parked finds its own number.
-    internal bool IsParkedHere => IsParked && _parkedBy == Environment.CurrentManagedThreadId;
-
-    // ORDER: acquire: what the reader did before the epoch is over; pairs with the release in Quiesce and Park.
-    internal long Epoch => Volatile.Read(ref _padded.Epoch);
+    // ORDER: acquire: what the reader did before it passed is over; pairs with the release in Quiesce and Park.
+    internal long Passed => Volatile.Read(ref _passed.Value);
 
     /// <summary>Ends a batch and begins the next: nothing read before may be used after.</summary>
-    // ORDER: release after the batch's last access. No fence towards the next batch's loads: see the proof at GracePeriod.
-    public void Quiesce() => Volatile.Write(ref _padded.Epoch, _padded.Epoch + 2);
+    // ORDER: acquire of the epoch: what was published before it is found by the next batch; pairs with the increment in
+    // GracePeriod.Wait. Release after the batch's last access; pairs with Passed. No fence: see the proof at GracePeriod.
+    public void Quiesce() => Volatile.Write(ref _passed.Value, _grace.Epoch);
 
     /// <summary>Ends the last batch: the thread is about to wait, or to end.</summary>
     /// <exception cref="InvalidOperationException">It is parked already.</exception>
@@ -35,9 +38,8 @@ public sealed class GracePeriodReader
             throw new InvalidOperationException($"{Name} is parked already");
         }
 
-        _parkedBy = Environment.CurrentManagedThreadId;
         // ORDER: release, as in Quiesce.
-        Volatile.Write(ref _padded.Epoch, _padded.Epoch + 1);
+        Volatile.Write(ref _passed.Value, Never);
     }
 
     /// <summary>Begins a batch after having been parked.</summary>
@@ -49,17 +51,8 @@ public sealed class GracePeriodReader
             throw new InvalidOperationException($"{Name} is not parked");
         }
 
-        // ORDER: before every load of the batch as far as GracePeriod.Wait can tell: point 3 of the proof.
-        Volatile.Write(ref _padded.Epoch, _padded.Epoch + 1);
-    }
-
-    internal static bool Parked(long epoch) => (epoch & 1) != 0;
-
-    // The epoch has its cache lines (and the ones the prefetcher pairs with them) to itself.
-    [StructLayout(LayoutKind.Explicit, Size = 256)]
-    private struct Padded
-    {
-        [FieldOffset(128)]
-        public long Epoch;
+        // ORDER: a full fence, between no longer being parked and every load of the batch; pairs with the increment in
+        // GracePeriod.Wait, between the caller's publication and the look at this: point 3 of the proof.
+        Interlocked.Exchange(ref _passed.Value, _grace.Epoch);
     }
 }

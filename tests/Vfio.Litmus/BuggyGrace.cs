@@ -2,8 +2,9 @@ using System.Runtime.CompilerServices;
 
 namespace Vfio.Litmus;
 
-/// <summary>The control, frozen: epochs by plain store and no barrier across the process. A full fence on the revoking side does not
-/// help, as the store that matters is in the reader's buffer. Never mend this.</summary>
+/// <summary>The control, frozen: the reader counts its batches instead of repeating the epoch that was announced, and the one who revokes
+/// waits for the count to move. A full fence on the revoking side does not help: the store that matters is in the reader's buffer, behind
+/// loads of its next batch. Never mend this.</summary>
 internal readonly struct BuggyMovingGrace : IGrace
 {
     private readonly StrongBox<PaddedLong> _epoch = new();
@@ -12,7 +13,11 @@ internal readonly struct BuggyMovingGrace : IGrace
     {
     }
 
-    public void Pass() => Volatile.Write(ref _epoch.Value.Value, _epoch.Value.Value + 2);
+    public void Pass(SharedLines lines)
+    {
+        lines.Write(1);
+        Volatile.Write(ref _epoch.Value.Value, _epoch.Value.Value + 2);
+    }
 
     public void Wait()
     {
@@ -30,26 +35,33 @@ internal readonly struct BuggyMovingGrace : IGrace
     public void Leave() => Volatile.Write(ref _epoch.Value.Value, _epoch.Value.Value + 1);
 }
 
-/// <summary>The control with a reader that parks, frozen. Never mend this.</summary>
+/// <summary>The control with a reader that parks, frozen: it leaves by a plain store, without a fence before its next loads. Never
+/// mend this.</summary>
 internal readonly struct BuggyParkingGrace : IGrace
 {
-    private readonly BuggyMovingGrace _grace = new();
+    private readonly StrongBox<PaddedLong> _epoch = new();
+    private readonly StrongBox<PaddedLong> _passed = new(new PaddedLong { Value = long.MaxValue });
 
     public BuggyParkingGrace()
     {
     }
 
-    public void Pass()
+    public void Pass(SharedLines lines)
     {
-        _grace.Leave();
-        _grace.Leave();
+        Leave();
+        lines.Write(1);
+        Enter();
     }
 
-    public void Wait() => _grace.Wait();
-
-    public void Enter()
+    public void Wait()
     {
+        long epoch = Interlocked.Increment(ref _epoch.Value.Value);
+        while (Volatile.Read(ref _passed.Value.Value) < epoch)
+        {
+        }
     }
 
-    public void Leave() => _grace.Leave();
+    public void Enter() => Volatile.Write(ref _passed.Value.Value, Volatile.Read(ref _epoch.Value.Value));
+
+    public void Leave() => Volatile.Write(ref _passed.Value.Value, long.MaxValue);
 }

@@ -4,7 +4,8 @@ namespace Vfio.Litmus;
 internal interface IGrace
 {
     /// <summary>Between two batches.</summary>
-    void Pass();
+    /// <param name="lines">Written on the way, before the store that lets the reader begin its next batch: that is to be late.</param>
+    void Pass(SharedLines lines);
 
     /// <summary>Until no reader can hold what was there before.</summary>
     void Wait();
@@ -24,7 +25,11 @@ internal readonly struct MovingGrace : IGrace
 
     public MovingGrace() => _reader = _grace.Register("litmus reader");
 
-    public void Pass() => _reader.Quiesce();
+    public void Pass(SharedLines lines)
+    {
+        lines.Write(1);
+        _reader.Quiesce();
+    }
 
     public void Wait() => _grace.Wait(TimeSpan.FromSeconds(60));
 
@@ -41,9 +46,10 @@ internal readonly struct ParkingGrace : IGrace
 
     public ParkingGrace() => _reader = _grace.Register("litmus reader");
 
-    public void Pass()
+    public void Pass(SharedLines lines)
     {
         _reader.Park();
+        lines.Write(1);
         _reader.Unpark();
     }
 
