@@ -174,7 +174,7 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
         {
             try
             {
-                pinner.ReleaseOne(mapping.Host.First, tells: false);
+                pinner.ReleaseOne(mapping.Host.First, wantsDirty: false);
             }
             catch (LinuxException e)
             {

@@ -142,7 +142,7 @@ public sealed partial class Pinner
     {
         lock (Lock)
         {
-            return ReleaseOne(page, tells: true);
+            return ReleaseOne(page, wantsDirty: true);
         }
     }
 
@@ -166,9 +166,9 @@ public sealed partial class Pinner
 
     /// <summary>Drops a reference; the last one unmaps. Nothing changes when that fails. The lock is held.</summary>
     /// <param name="address">In the mapping.</param>
-    /// <param name="tells">Whether what the kernel knows of its pages is wanted, where it tracks them.</param>
+    /// <param name="wantsDirty">Whether what the kernel knows of its pages is wanted, where it tracks them.</param>
     /// <returns>What was unmapped, where that is wanted and the kernel tracked.</returns>
-    internal UnmappedMemory? ReleaseOne(HostAddress address, bool tells)
+    internal UnmappedMemory? ReleaseOne(HostAddress address, bool wantsDirty)
     {
         if (!_live.TryFind(address, out LiveMappings.Place place))
         {
@@ -186,7 +186,7 @@ public sealed partial class Pinner
         _allocator.Reserve();
         IovaRange iova = IovaRange.Of(mapping.Iova, mapping.Length);
         UnmappedMemory? unmapped = null;
-        if (tells && _iommu.IsTrackingDirty)
+        if (wantsDirty && _iommu.IsTrackingDirty)
         {
             unmapped = UnmapWithDirty(mapping.Mapping);
         }

@@ -78,7 +78,7 @@ public sealed class RegisteredMemory : IDisposable
     /// <summary>Releases it. Doing it again does nothing. Where the kernel tracks dirty pages, what it knows of these is lost: see
     /// <see cref="Release"/>.</summary>
     /// <exception cref="LinuxException">Something could not be unmapped. It and what follows it stay pinned; disposing again tries again.</exception>
-    public void Dispose() => ReleaseFrom(new HostAddress(0), tells: false);
+    public void Dispose() => ReleaseFrom(new HostAddress(0), wantsDirty: false);
 
     /// <summary>Releases it, and tells what the kernel knew of the pages, which it forgets as they are unmapped. Memory that others have pinned
     /// too is not unmapped, and the kernel knows it still. Doing it again tells nothing more.</summary>
@@ -87,25 +87,25 @@ public sealed class RegisteredMemory : IDisposable
     /// tells of what was unmapped before, too.</exception>
     public IReadOnlyList<UnmappedMemory> Release()
     {
-        ReleaseFrom(new HostAddress(0), tells: true);
+        ReleaseFrom(new HostAddress(0), wantsDirty: true);
         return TakeUnmapped();
     }
 
     /// <summary>Releases the mappings that start at or after an address.</summary>
-    internal void ReleaseFrom(HostAddress first, bool tells)
+    internal void ReleaseFrom(HostAddress first, bool wantsDirty)
     {
         lock (_pinner.Lock)
         {
             while (_count > 0 && (_mappings is null ? _host : _mappings[_count - 1].Host).First is var last && last >= first)
             {
-                if (tells && _pinner.Iommu.IsTrackingDirty)
+                if (wantsDirty && _pinner.Iommu.IsTrackingDirty)
                 {
                     // Room first: what the kernel told must not be lost.
                     _unmapped ??= [];
                     _unmapped.EnsureCapacity(_unmapped.Count + 1);
                 }
 
-                if (_pinner.ReleaseOne(last, tells) is { } unmapped)
+                if (_pinner.ReleaseOne(last, wantsDirty) is { } unmapped)
                 {
                     (_unmapped ??= []).Add(unmapped);
                 }

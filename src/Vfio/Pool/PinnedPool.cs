@@ -389,7 +389,7 @@ public sealed class PinnedPool : IDisposable
     {
         try
         {
-            segment.Registered?.ReleaseFrom(segment.Address + stay, tells: Dirty is { KernelIsTracking: true });
+            segment.Registered?.ReleaseFrom(segment.Address + stay, wantsDirty: Dirty is { KernelIsTracking: true });
         }
         catch
         {
