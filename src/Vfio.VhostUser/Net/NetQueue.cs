@@ -8,6 +8,7 @@ public abstract class NetQueue
 {
     private bool _mustCall;
     private bool _reported;
+    private bool _signalled;
 
     private protected NetQueue(VringConfiguration ring, NetQueueCounters counters, BufferUse use)
     {
@@ -86,18 +87,24 @@ public abstract class NetQueue
         Log?.MarkUsed();
     }
 
-    /// <summary>Counts <see cref="Error"/> and tells the front-end about it, the first time.</summary>
+    /// <summary>Counts <see cref="Error"/> and tells the front-end about it, the first time; where that found no room, the next time
+    /// tells the front-end.</summary>
     /// <returns>True the first time.</returns>
     public bool TryReport()
     {
-        if (_reported || Error == RingError.None)
+        if (Error == RingError.None)
+        {
+            return false;
+        }
+
+        _signalled = _signalled || Ring.Error is not { } error || error.TrySignal();
+        if (_reported)
         {
             return false;
         }
 
         _reported = true;
         Counters.Break(Error);
-        Ring.Error?.TrySignal();
         return true;
     }
 

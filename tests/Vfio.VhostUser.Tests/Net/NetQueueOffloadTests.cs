@@ -110,6 +110,25 @@ public sealed class NetQueueOffloadTests : IDisposable
         Assert.AreEqual(1, second.Counters.Calls);
     }
 
+    [TestMethod]
+    public void An_error_that_found_no_room_is_told_later_and_once()
+    {
+        (DriverQueue driver, VringConfiguration ring) = Make(1, NetFeatures.None);
+        var error = new OwingCall();
+        var queue = TransmitQueue.Create(ring with { Error = error }, new NetQueueCounters());
+        Assert.IsFalse(queue.TryReport());
+        Assert.AreEqual(0, error.Tries);
+        Post(driver, 0, 100, DeviceAccess.Write);
+        Assert.AreEqual(0, queue.Dequeue(_batch));
+        Assert.IsTrue(queue.TryReport());
+        Assert.AreEqual(1, error.Tries);
+        error.HasRoom = true;
+        Assert.IsFalse(queue.TryReport());
+        Assert.IsFalse(queue.TryReport());
+        Assert.AreEqual(2, error.Tries);
+        Assert.AreEqual(1, queue.Counters.Broken);
+    }
+
     private static PinnedBuffer Buffer(GuestMemoryRegion region, ulong offset, int length) =>
         new(new Iova(Guest.Value + offset), region.Host + offset, length);
 
