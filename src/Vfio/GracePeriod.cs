@@ -9,15 +9,16 @@ namespace Vfio;
 /// stores it as the one that it has passed (Q). The one who revokes stores the new pointer (P), increments the epoch to E, and looks at each
 /// reader (S) until it has passed E or a later one; a parked reader has passed all.</para>
 /// <list type="number">
-/// <item>Who has passed E holds nothing old. Its L read E or later. P is before the increment that L read from, or before one further on
-/// (release), and the loads of the next batch are behind L (acquire): they find the new pointer. The accesses of the batch
-/// before are ahead of Q (release), and S, which read Q or a later one, is ahead of the destruction (acquire).</item>
-/// <item>A reader that has not passed E does so at the end of its batch, or parks. So the wait ends, and each reader stores what it is
-/// asked for: nobody has to guess from a store of the reader's own which of its loads came before it. That is what a sample of
-/// the reader's count would need a barrier in every thread of the process for, which interrupts each processor that runs one.</item>
-/// <item>A parked reader stored so after its last batch (release). It leaves by storing an epoch before a full fence and all loads behind it;
-/// the one who revokes has P before the increment, a full fence, and S behind it. So one of the two finds what the other stored: S finds
-/// the reader not parked, and 1 and 2 hold, or each load of the reader finds the new pointer.</item>
+/// <item>Who has passed E at the end of a batch holds nothing old. P is before the increment to E. L read the epoch from that increment or from a
+/// later one, each of which is a full fence and has read the one before: so P is before L (release, acquire), and the loads of the next
+/// batch are behind L: they find the new pointer. The accesses of the batch before are ahead of Q (release), and S, which read
+/// Q or what the reader stored later, is ahead of the destruction (acquire).</item>
+/// <item>A reader that has not passed E does so at the end of its batch, or parks: so the wait ends. Each stores what it is asked for, and nobody
+/// has to guess from a count of its own which of its loads came before it. For that guess each thread of the process
+/// would have to be fenced, which interrupts every processor that runs one.</item>
+/// <item>A reader that S finds parked stored so after its last batch (release). It leaves by storing an epoch, then a full fence, then its
+/// loads; the one who revokes has P, then the increment, a full fence, then S. S did not find what the reader stored when it left: so its loads
+/// find P. A reader that is not on the list yet is like a parked one: the list is ahead of the fence by which it leaves.</item>
 /// </list>
 /// <para>All of it orders threads of this process only: never use it for what a device, a guest or another process must
 /// see.</para>
@@ -84,11 +85,11 @@ public sealed class GracePeriod
         {
             var spin = default(SpinWait);
             TimeSpan waited = TimeSpan.Zero;
-            long looked = Stopwatch.GetTimestamp();
+            long looked = 0;
             while (reader.Passed < epoch)
             {
                 long now = Stopwatch.GetTimestamp();
-                TimeSpan since = Stopwatch.GetElapsedTime(looked, now);
+                TimeSpan since = looked == 0 ? TimeSpan.Zero : Stopwatch.GetElapsedTime(looked, now);
                 // While this thread stood still, so may the reader have: a process that was stopped, a machine that was paused.
                 waited += since < MostCounted ? since : MostCounted;
                 looked = now;

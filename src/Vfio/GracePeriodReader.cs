@@ -1,3 +1,5 @@
+using System.Diagnostics;
+
 namespace Vfio;
 
 /// <summary>One thread that reads shared pointers in batches.</summary>
@@ -24,10 +26,15 @@ public sealed class GracePeriodReader
     // ORDER: acquire: what the reader did before it passed is over; pairs with the release in Quiesce and Park.
     internal long Passed => Volatile.Read(ref _passed.Value);
 
-    /// <summary>Ends a batch and begins the next: nothing read before may be used after.</summary>
-    // ORDER: acquire of the epoch: what was published before it is found by the next batch; pairs with the increment in
-    // GracePeriod.Wait. Release after the batch's last access; pairs with Passed. No fence: see the proof at GracePeriod.
-    public void Quiesce() => Volatile.Write(ref _passed.Value, _grace.Epoch);
+    /// <summary>Ends a batch and begins the next: nothing read before may be used after. Not while parked: that is left by
+    /// <see cref="Unpark"/>.</summary>
+    public void Quiesce()
+    {
+        Debug.Assert(!IsParked, "a batch of a parked reader");
+        // ORDER: acquire of the epoch: what was published before it is found by the next batch; pairs with the increment in
+        // GracePeriod.Wait. Release after the batch's last access; pairs with Passed. No fence: see the proof at GracePeriod.
+        Volatile.Write(ref _passed.Value, _grace.Epoch);
+    }
 
     /// <summary>Ends the last batch: the thread is about to wait, or to end.</summary>
     /// <exception cref="InvalidOperationException">It is parked already.</exception>

@@ -72,7 +72,7 @@ internal static class GraceRace
 
     private static bool Batch(ref Cell current)
     {
-        // ORDER: acquire: what is pointed at, as it was when published. Not ordered after the epoch: that is the race.
+        // ORDER: acquire: what is pointed at, as it was when published. Nothing orders it after the reader's store: that is the race.
         Cell cell = Volatile.Read(ref current);
         long met = 0;
         for (int i = 0; i < Looks; i++)

@@ -2,7 +2,7 @@ namespace Vfio.Litmus;
 
 /// <summary>A race that is run until it is caught, or for a while.</summary>
 /// <param name="Name">What is raced.</param>
-/// <param name="Control">The same race without the fence that it needs: must be caught, or the verdict on the real one is worth
+/// <param name="Control">The same race without what makes it right, a fence or the announced epoch: must be caught, or the verdict on the real one is worth
 /// nothing.</param>
 /// <param name="Real">The race as the libraries run it.</param>
 internal sealed record Litmus(string Name, Func<TimeSpan, long, RaceCount> Control, Func<TimeSpan, long, RaceCount> Real);

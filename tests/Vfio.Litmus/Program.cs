@@ -8,7 +8,7 @@ using Vfio.Virtio;
 
 // Runs the races that our fences must decide on real processors. Exit code: 0 pass, 1 violation, 2 usage, 3 inconclusive, 4 this machine cannot tell.
 const long CaughtEnough = 3;
-// Without its fence the real one would have been caught so often, or nothing was shown.
+// Without what makes it right the real one would have been caught so often, or nothing was shown.
 const double WouldBeEnough = 10;
 const int MostTurns = 50;
 const int CannotTell = 4;
@@ -16,7 +16,7 @@ double seconds = 1;
 if (args is not ([] or ["--seconds", _])
     || (args.Length == 2 && !(double.TryParse(args[1], CultureInfo.InvariantCulture, out seconds) && seconds > 0)))
 {
-    Console.Error.WriteLine("usage: tools/litmus [--seconds N]\nN: how long a race runs at a time, 1 if not given; at most 50 times with and without its fence");
+    Console.Error.WriteLine("usage: tools/litmus [--seconds N]\nN: how long a race runs at a time, 1 if not given; at most 50 times with and without what makes it right");
     return 2;
 }
 

@@ -26,6 +26,37 @@ public sealed class GracePeriodTests
     }
 
     [TestMethod]
+    public void Only_a_batch_that_ends_after_the_call_counts()
+    {
+        var grace = new GracePeriod();
+        GracePeriodReader reader = grace.Register("reader");
+        reader.Unpark();
+        for (int i = 0; i < 3; i++)
+        {
+            reader.Quiesce();
+            Assert.ThrowsExactly<TimeoutException>(() => grace.Wait(TimeSpan.FromMilliseconds(1)));
+        }
+
+        bool isOver = false;
+        var passing = new Thread(() =>
+        {
+            while (!Volatile.Read(ref isOver))
+            {
+                reader.Quiesce();
+            }
+        });
+        passing.Start();
+        grace.Wait(TimeSpan.FromSeconds(60));
+        Assert.IsFalse(reader.IsParked);
+        Volatile.Write(ref isOver, true);
+        passing.Join();
+        reader.Park();
+        grace.Wait(TimeSpan.Zero);
+        reader.Unpark();
+        Assert.ThrowsExactly<TimeoutException>(() => grace.Wait(TimeSpan.FromMilliseconds(1)));
+    }
+
+    [TestMethod]
     public void Each_reader_has_the_whole_time_for_its_batch()
     {
         var grace = new GracePeriod();

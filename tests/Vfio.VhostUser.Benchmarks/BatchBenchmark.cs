@@ -5,7 +5,7 @@ using Vfio.Virtio;
 
 namespace Vfio.VhostUser.Benchmarks;
 
-/// <summary>What a batch costs on one processor, with one thing different at a time: the epoch's store after it, by which a poller is
+/// <summary>What a batch costs on one processor, with one thing different at a time: the epoch, loaded and stored after it, by which a poller is
 /// revocable; and how the ring is reached, by addresses held ready or by looking each page up.</summary>
 internal static class BatchBenchmark
 {

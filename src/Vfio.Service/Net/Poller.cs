@@ -140,7 +140,8 @@ public sealed class Poller : IDisposable
         Wake();
     }
 
-    /// <summary>Takes work away. When this returns the thread does not touch it.</summary>
+    /// <summary>Takes work away. When this returns no batch of the thread touches it; a last <see cref="IPollable.WorkWhileParked"/> may still be
+    /// under way.</summary>
     /// <param name="work">The work.</param>
     /// <exception cref="TimeoutException">The thread is stuck in a batch.</exception>
     public void Remove(IPollable work)
