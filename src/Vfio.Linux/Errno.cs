@@ -71,6 +71,9 @@ public enum Errno
     /// <summary>Illegal seek.</summary>
     ESPIPE = 29,
 
+    /// <summary>Read-only file system.</summary>
+    EROFS = 30,
+
     /// <summary>Broken pipe: the other end is gone.</summary>
     EPIPE = 32,
 
@@ -85,6 +88,9 @@ public enum Errno
 
     /// <summary>Not a socket.</summary>
     ENOTSOCK = 88,
+
+    /// <summary>The socket is of another type.</summary>
+    EPROTOTYPE = 91,
 
     /// <summary>Operation not supported.</summary>
     EOPNOTSUPP = 95,

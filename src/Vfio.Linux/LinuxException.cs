@@ -9,16 +9,21 @@ public class LinuxException : IOException
     /// <param name="call">The call as the kernel names it, such as <c>VFIO_IOMMU_MAP_DMA</c> or <c>mmap</c>.</param>
     /// <param name="errno">The error number, positive.</param>
     /// <param name="detail">What the call was about: the path, the range, the device. May be empty.</param>
-    /// <param name="cause">Why it failed, where that is known.</param>
+    /// <param name="cause">Why it failed, where that is known. Without cause and cure, what <see cref="SystemFailure"/> says.</param>
     /// <param name="cure">What the user can do about it, where that is known.</param>
     public LinuxException(string call, Errno errno, string detail, string? cause = null, string? cure = null)
-        : base(Compose(call, errno, detail, cause, cure))
+        : this(call, errno, detail, cause, cure, cause is null && cure is null ? SystemFailure.Find(call, errno) : null)
+    {
+    }
+
+    private LinuxException(string call, Errno errno, string detail, string? cause, string? cure, SystemFailure? known)
+        : base(Compose(call, errno, detail, cause ?? known?.Cause, cure ?? known?.Cure))
     {
         Call = call;
         Errno = errno;
         Detail = detail;
-        Cause = cause;
-        Cure = cure;
+        Cause = cause ?? known?.Cause;
+        Cure = cure ?? known?.Cure;
         HResult = (int)errno;
     }
 

@@ -136,9 +136,7 @@ public sealed unsafe class UnixSocket : IDisposable
 
             if (errno != Errno.None)
             {
-                throw new LinuxException("bind", errno, path,
-                    errno == Errno.EADDRINUSE ? "another process listens there, or the path is not a socket" : null,
-                    errno == Errno.EADDRINUSE ? "end that process, remove the file, or choose another path" : null);
+                throw new LinuxException("bind", errno, path);
             }
 
             return LibC.listen(descriptor.Number, 8) < 0

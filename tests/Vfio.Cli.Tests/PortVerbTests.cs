@@ -151,7 +151,8 @@ public sealed class PortVerbTests
         StringAssert.Contains(rig.RunFailing(Add(rig, "vm1", "--cores", "8000")), "there is no such processor", StringComparison.Ordinal);
         StringAssert.Contains(rig.RunFailing(Add(rig, "vm1", "--device", "0000:00:1f.0")), "there is no PCI device", StringComparison.Ordinal);
         StringAssert.Contains(rig.RunFailing(Add(rig, "vm1", "--pool", "none")), "there is no pool of this name", StringComparison.Ordinal);
-        StringAssert.Contains(rig.RunFailing("port", "add", "vm1", "--fd", "1000000"), "EBADF", StringComparison.Ordinal);
+        StringAssert.Contains(rig.RunFailing("port", "add", "vm1", "--fd", "1000000"),
+            "EBADF (9): the daemon's socket. Cause: a descriptor to hand over is not open. Cure: ", StringComparison.Ordinal);
         Assert.AreEqual(1, rig.RunJson("port", "list").GetArrayLength());
     }
 

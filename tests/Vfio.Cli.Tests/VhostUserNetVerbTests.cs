@@ -110,7 +110,8 @@ public sealed class VhostUserNetVerbTests
         inherited.SetHandleAsInvalid();
         Assert.AreEqual(0, outcome!.Code, outcome.Error);
         StringAssert.Contains(outcome.Output, "from guests: 1 frames", StringComparison.Ordinal);
-        StringAssert.Contains(rig.RunFailing("vhost-user-net", "--fd", "1000000", "--page-size", "4KiB"), "EBADF", StringComparison.Ordinal);
+        StringAssert.Contains(rig.RunFailing("vhost-user-net", "--fd", "1000000", "--page-size", "4KiB"),
+            "EBADF (9): descriptor 1000000. Cause: this process has no such descriptor. Cure: ", StringComparison.Ordinal);
     }
 
     [TestMethod]

@@ -17,6 +17,22 @@ public sealed class LinuxExceptionTests
     }
 
     [TestMethod]
+    public void What_a_system_call_says_by_itself_is_said_where_nobody_knows_more()
+    {
+        foreach (SystemFailure failure in SystemFailure.All)
+        {
+            var e = new LinuxException(failure.Call, failure.Errno, "/run/a");
+            Assert.AreEqual($"{failure.Call}: {failure.Errno} ({(int)failure.Errno}): /run/a. Cause: {failure.Cause}. Cure: {failure.Cure}", e.Message);
+            Assert.AreEqual((failure.Cause, failure.Cure), (e.Cause, e.Cure));
+            Assert.AreEqual("why", new LinuxException(failure.Call, failure.Errno, "/run/a", "why").Cause);
+            Assert.IsNull(new LinuxException(failure.Call, failure.Errno, "/run/a", "why").Cure);
+        }
+
+        Assert.AreEqual("the process has no descriptors left", new LinuxException("accept4", Errno.EMFILE, string.Empty).Cause);
+        Assert.IsNull(new LinuxException("accept4", Errno.EADDRINUSE, string.Empty).Cause);
+    }
+
+    [TestMethod]
     public void Number_without_a_name_is_shown_as_the_number() =>
         Assert.AreEqual("ioctl: 134 (134)", new LinuxException("ioctl", (Errno)134, string.Empty).Message);
 }

@@ -132,6 +132,27 @@ public sealed class UnixSocketTests
     }
 
     [TestMethod]
+    public void A_path_that_cannot_be_bound_says_why()
+    {
+        string directory = Directory.CreateTempSubdirectory("vfiopin-").FullName;
+        string file = Path.Combine(directory, "file");
+        File.WriteAllText(file, string.Empty);
+        foreach ((string path, Errno errno, string cause) in new[]
+        {
+            (Path.Combine(directory, "no", "s"), Errno.ENOENT, "the directory is not there"),
+            (Path.Combine(file, "s"), Errno.ENOTDIR, "a part of the path is no directory"),
+            (file, Errno.EADDRINUSE, "another process listens there, or the path is not a socket"),
+        })
+        {
+            LinuxException e = Assert.ThrowsExactly<LinuxException>(() => UnixSocket.Listen(path));
+            Assert.AreEqual((errno, path, cause), (e.Errno, e.Detail, e.Cause));
+            Assert.IsNotNull(e.Cure);
+        }
+
+        Assert.IsTrue(File.Exists(file));
+    }
+
+    [TestMethod]
     public void A_path_left_by_a_dead_process_is_taken_over_and_a_live_one_is_not()
     {
         string path = Path.Combine(Directory.CreateTempSubdirectory("vfiopin-").FullName, "s");

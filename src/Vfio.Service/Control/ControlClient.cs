@@ -178,7 +178,7 @@ public sealed class ControlClient : IControl
             // That the daemon is gone is seen by the receiving side, which also gets what it said last. Nothing else has an answer.
             if (errno is not (Errno.None or Errno.EPIPE or Errno.ECONNRESET))
             {
-                throw new LinuxException("sendmsg", errno, "the daemon's socket", errno == Errno.EBADF ? "a descriptor to hand over is not open" : null);
+                throw new LinuxException("sendmsg", errno, "the daemon's socket");
             }
         }
     }

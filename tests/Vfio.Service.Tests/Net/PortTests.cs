@@ -282,7 +282,7 @@ public sealed class PortTests : PortFixture
         AssertRefused(Errno.EINVAL, Request("vm0") with { PageSizes = ["3MiB"] }, "there are no such pages");
         AssertRefused(Errno.EINVAL, Request("vm0") with { Pool = "demo", PoolSize = 1 << 30 }, "either a pool is named");
         AssertRefused(Errno.ENOENT, Request("vm0") with { Pool = "demo" }, "there is no pool of this name");
-        AssertRefused(Errno.ENOENT, Request("vm0") with { SocketPath = Path("no/such") }, null);
+        AssertRefused(Errno.ENOENT, Request("vm0") with { SocketPath = Path("no/such") }, "the directory is not there");
         File.WriteAllText(Path("file"), string.Empty);
         AssertRefused(Errno.EADDRINUSE, Request("file"), "the path is not a socket");
         Assert.AreEqual(before, MappedFrames());
