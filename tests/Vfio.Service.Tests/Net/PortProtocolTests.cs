@@ -145,6 +145,11 @@ public sealed unsafe class PortProtocolTests : IDisposable
             guest.Offer();
             guest.Send(2);
             PortGuest.Until(() => _port.Counters[0].DroppedMtu == 1, "the frame was not dropped");
+            // Under one that starts with it.
+            Front(guest).Enable(0, false);
+            Front(guest).Enable(0, true);
+            guest.Send(2);
+            PortGuest.Until(() => _port.Counters[0].DroppedMtu == 2, "the frame was not dropped after a restart");
             Front(guest).SetMtu(frame - Frame.MinLength);
             // Its buffer waits for the next one.
             guest.Send(3);
@@ -154,7 +159,7 @@ public sealed unsafe class PortProtocolTests : IDisposable
         using var other = new PortGuest(SocketPath, Split, ProtocolFeatures.NetMtu);
         Front(other).SetMtu(68);
         Assert.IsTrue(other.RoundTrip(4));
-        Assert.AreEqual(1, _port.Counters[0].DroppedMtu);
+        Assert.AreEqual(2, _port.Counters[0].DroppedMtu);
     }
 
     // In the order in which QEMU does it: the memory of the log, the feature, each ring again with the flag.

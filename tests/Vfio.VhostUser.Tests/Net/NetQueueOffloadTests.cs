@@ -111,6 +111,25 @@ public sealed class NetQueueOffloadTests : IDisposable
     }
 
     [TestMethod]
+    public void A_log_signal_that_found_no_room_is_given_with_a_later_batch()
+    {
+        using FileDescriptor file = MemoryFile.Create("log", 1 << 20);
+        using var log = DirtyLog.Map(file, default, 1 << 20);
+        var signal = new OwingCall();
+        (DriverQueue driver, VringConfiguration ring) = Make(0, NetFeatures.None);
+        var queue = ReceiveQueue.Create(ring with { Log = log, LogSignal = signal }, new NetQueueCounters());
+        // All in one page: only the first marks anything anew.
+        for (int i = 0; i < 4; i++)
+        {
+            signal.HasRoom = i == 2;
+            _batch.Add(64).Span.Fill(1);
+            Post(driver, (ulong)i * 100, 100, DeviceAccess.Write);
+            Assert.AreEqual(1, queue.Enqueue(_batch));
+            Assert.AreEqual(Math.Min(i + 1, 3), signal.Tries);
+        }
+    }
+
+    [TestMethod]
     public void An_error_that_found_no_room_is_told_later_and_once()
     {
         (DriverQueue driver, VringConfiguration ring) = Make(1, NetFeatures.None);
