@@ -84,8 +84,15 @@ public sealed class ControlServer : IDisposable
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
+            Errno errno = e switch
+            {
+                UnauthorizedAccessException => Errno.EACCES,
+                FileNotFoundException or DirectoryNotFoundException => Errno.ENOENT,
+                // The kernel's number, where .NET has no class for it.
+                _ => (Errno)e.HResult,
+            };
             throw new LinuxException(
-                "mkdir", Errno.EACCES, Path.GetDirectoryName(path) ?? path, e.Message, "run the daemon as root, or choose another place with --socket");
+                "mkdir", errno, Path.GetDirectoryName(path) ?? path, e.Message.TrimEnd('.'), "run the daemon as root, or choose another place with --socket");
         }
 
         UnixSocket listener;

@@ -160,6 +160,21 @@ public sealed class ControlServerTests : IDisposable
     }
 
     [TestMethod]
+    public void A_directory_that_cannot_be_made_is_told_with_its_error_number()
+    {
+        using var engine = new Engine();
+        string file = Path.GetTempFileName();
+        foreach ((string directory, Errno errno) in new[] { ("/proc/vfiopin", Errno.ENOENT), (file, Errno.EEXIST) })
+        {
+            LinuxException e = Assert.ThrowsExactly<LinuxException>(() => new ControlServer(engine, Path.Combine(directory, "s"), _ => { }));
+            Assert.AreEqual(("mkdir", errno, directory), (e.Call, e.Errno, e.Detail), e.Message);
+            Assert.IsFalse(e.Message.Contains("..", StringComparison.Ordinal), e.Message);
+        }
+
+        File.Delete(file);
+    }
+
+    [TestMethod]
     public void A_dead_daemons_socket_is_replaced()
     {
         string directory = Directory.CreateTempSubdirectory("vfiopin-stale-").FullName;

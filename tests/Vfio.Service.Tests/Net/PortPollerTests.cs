@@ -136,6 +136,23 @@ public sealed class PortPollerTests : PortFixture
     }
 
     [TestMethod]
+    [DataRow(true)]
+    [DataRow(false)]
+    public void One_that_has_more_keeps_its_poller_awake_wherever_it_stands(bool isFirst)
+    {
+        // Longer than anybody waits for what the poller would miss.
+        using var poller = new Poller("poller", null, new GracePeriod(), TimeSpan.FromHours(1));
+        var restless = new RestlessWork { HasMore = true };
+        IPollable[] work = isFirst ? [restless, new Meter()] : [new Meter(), restless];
+        Array.ForEach(work, poller.Add);
+        PortGuest.Until(() => poller.WorkCount == 2 && restless.Asked >= 1, "it was not asked");
+        long before = restless.Asked;
+        PortGuest.Until(() => restless.Asked > before + 10, "the poller sleeps");
+        restless.HasMore = false;
+        PortGuest.Until(() => poller.IsParked, "the poller does not sleep");
+    }
+
+    [TestMethod]
     public void A_fault_of_our_own_in_a_poller_ends_the_sessions_that_it_was_at_and_no_other()
     {
         using PinnedPool pool = FramePool(pairs: 4);
@@ -263,6 +280,39 @@ public sealed class PortPollerTests : PortFixture
         public bool WorkWhileParked() => false;
 
         public bool EnableNotifications() => false;
+
+        public void DisableNotifications()
+        {
+        }
+
+        public void Fail(Exception fault) => throw new UnreachableException("it throws nothing", fault);
+    }
+
+    /// <summary>Work that has more whenever the poller would sleep.</summary>
+    private sealed class RestlessWork : IPollable
+    {
+        private long _asked;
+        private bool _hasMore;
+
+        public bool HasMore
+        {
+            set => Volatile.Write(ref _hasMore, value);
+        }
+
+        /// <summary>How often the poller was about to sleep.</summary>
+        public long Asked => Volatile.Read(ref _asked);
+
+        public bool HasWorkWhileParked => false;
+
+        public bool PollOnce() => false;
+
+        public bool WorkWhileParked() => false;
+
+        public bool EnableNotifications()
+        {
+            Volatile.Write(ref _asked, _asked + 1);
+            return Volatile.Read(ref _hasMore);
+        }
 
         public void DisableNotifications()
         {
