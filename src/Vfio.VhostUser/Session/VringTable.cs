@@ -11,11 +11,8 @@ internal sealed class VringTable : IDisposable
     private readonly IVhostUserDevice _device;
     private readonly SessionIotlb _iotlb;
     private readonly RingPlacement _placement;
-    private readonly PeerMappings _mappings;
+    private readonly RingRecords _records;
     private readonly Action<string> _log;
-    private DirtyLog? _dirtyLog;
-    private EventFd? _logSignal;
-    private InflightBuffer? _inflight;
     private bool _mustSettle;
     private bool _mustRestart;
 
@@ -24,7 +21,7 @@ internal sealed class VringTable : IDisposable
         _device = device;
         _iotlb = iotlb;
         _placement = new RingPlacement(iotlb, mappings, log);
-        _mappings = mappings;
+        _records = new RingRecords(mappings, log);
         _log = log;
         _rings = [.. Enumerable.Range(0, device.RingCount).Select(i => new Vring(i))];
     }
@@ -57,23 +54,14 @@ internal sealed class VringTable : IDisposable
         WhileStopped(() => Features = features);
     }
 
-    public void SetLog(FileDescriptor file, LogDescription description) => WhileStopped(() =>
-    {
-        var next = DirtyLog.Map(file, new FileOffset(description.Offset), description.Size, _mappings);
-        EndLog();
-        _dirtyLog = next;
-    });
+    public void SetLog(FileDescriptor file, LogDescription description) => WhileStopped(() => _records.SetLog(file, description));
 
     /// <summary>Takes what is signalled when something was logged.</summary>
     public void SetLogSignal(EventFd signal)
     {
         try
         {
-            WhileStopped(() =>
-            {
-                _logSignal?.Dispose();
-                _logSignal = signal;
-            });
+            WhileStopped(() => _records.SetLogSignal(signal));
         }
         catch
         {
@@ -86,12 +74,8 @@ internal sealed class VringTable : IDisposable
     public FileDescriptor CreateInflight(ref InflightDescription description) =>
         InflightBuffer.Create(ref description, IsPacked, _rings.Length);
 
-    public void SetInflight(FileDescriptor file, InflightDescription description) => WhileStopped(() =>
-    {
-        InflightBuffer? former = _inflight;
-        _inflight = InflightBuffer.Map(file, description, IsPacked, _mappings);
-        former?.Dispose();
-    });
+    public void SetInflight(FileDescriptor file, InflightDescription description) =>
+        WhileStopped(() => _records.SetInflight(file, description, IsPacked));
 
     public void SetSize(VringState state)
     {
@@ -339,21 +323,7 @@ internal sealed class VringTable : IDisposable
             ring.Dispose();
         }
 
-        EndLog();
-        _logSignal?.Dispose();
-        _inflight?.Dispose();
-    }
-
-    private void EndLog()
-    {
-        if (_dirtyLog is { Outside: not 0 } log)
-        {
-            _log($"the dirty log was too small for {log.Outside} writes, which are not in it: what was migrated by it is not whole. Cure: a "
-                + "log for all guest physical addresses");
-        }
-
-        _dirtyLog?.Dispose();
-        _dirtyLog = null;
+        _records.Dispose();
     }
 
     private Vring At(uint index) => index < _rings.Length
@@ -418,7 +388,7 @@ internal sealed class VringTable : IDisposable
                 return;
             }
 
-            ring.Position = Resume(ring, place.Addresses, out InflightRecord? inflight);
+            ring.Position = _records.Resume(ring, place.Addresses, IsPacked, out InflightRecord? inflight);
             _device.StartRing(Configuration(ring, addresses, place, inflight));
             ring.IsRunning = true;
         }
@@ -433,7 +403,7 @@ internal sealed class VringTable : IDisposable
     private VringConfiguration Configuration(Vring ring, VringAddresses addresses, RingPlace place, InflightRecord? inflight)
     {
         bool isTranslated = Features.HasFlag(VirtioFeatures.AccessPlatform);
-        bool logs = _dirtyLog is not null && Features.HasFlag(VhostFeatures.LogAll);
+        bool logs = _records.Log is not null && Features.HasFlag(VhostFeatures.LogAll);
         return new VringConfiguration
         {
             Index = ring.Index,
@@ -450,8 +420,8 @@ internal sealed class VringTable : IDisposable
             Call = Signal(ring, ring.Call, BackendRequest.VringCall),
             Error = Signal(ring, ring.Error, BackendRequest.VringErr),
             Inflight = inflight,
-            Log = logs ? _dirtyLog : null,
-            LogSignal = logs && _logSignal is { } signal ? new EventFdCall(signal) : null,
+            Log = logs ? _records.Log : null,
+            LogSignal = logs ? _records.LogSignal : null,
             LoggedAreas = logs && (addresses.Flags & VringAddresses.FlagLog) != 0 ? place.LoggedAreas(addresses.Log, Memory) : [],
         };
     }
@@ -462,44 +432,4 @@ internal sealed class VringTable : IDisposable
             : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, request, ring.Index) : null;
 
     private static bool IsIn(Vring ring, IovaRange range) => Array.Exists(ring.Parts, p => p.Overlaps(range));
-
-    // A split ring itself says what was used. After a crash of an earlier back-end the front-end may not know, and this one uses
-    // buffers in order: all before the used index are done, all after it are to be done. Some of these it had done and not shown
-    // yet: they are done twice, and none is lost.
-    private RingPosition Resume(Vring ring, RingAddresses resolved, out InflightRecord? inflight)
-    {
-        inflight = _inflight?.RecordFor(ring.Index, ring.Size, IsPacked);
-        if (IsPacked)
-        {
-            int slot = Math.Max(ring.Position.Avail & 0x7FFF, ring.Position.Used & 0x7FFF);
-            if (slot >= ring.Size)
-            {
-                throw new VhostUserProtocolException($"ring {ring.Index} cannot start at slot {slot} of {ring.Size}");
-            }
-        }
-
-        if (inflight is not null)
-        {
-            RingPosition recovered = inflight.Recover(resolved, ring.Position, out string? doubt);
-            if (doubt is not null)
-            {
-                _log($"ring {ring.Index}: the record of what was in flight is not believed: {doubt}");
-            }
-
-            return recovered;
-        }
-
-        if (IsPacked)
-        {
-            return ring.Position;
-        }
-
-        ushort used = resolved.ReadUsedIndex();
-        if (used != ring.Position.Avail)
-        {
-            _log($"ring {ring.Index} goes on at its used index {used}, not at {ring.Position.Avail} as the front-end says");
-        }
-
-        return new RingPosition(used, used);
-    }
 }
