@@ -80,6 +80,9 @@ public enum Errno
     /// <summary>Result too large for the room that was given.</summary>
     ERANGE = 34,
 
+    /// <summary>A name or a path is too long.</summary>
+    ENAMETOOLONG = 36,
+
     /// <summary>Function not implemented by this kernel.</summary>
     ENOSYS = 38,
 

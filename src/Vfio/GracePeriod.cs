@@ -9,10 +9,10 @@ namespace Vfio;
 /// stores it as the one that it has passed (Q). The one who revokes stores the new pointer (P), increments the epoch to E, and looks at each
 /// reader (S) until it has passed E or a later one; a parked reader has passed all.</para>
 /// <list type="number">
-/// <item>Who has passed E at the end of a batch holds nothing old. P is before the increment to E. L read the epoch from that increment or from a
-/// later one, each of which is a full fence and has read the one before: so P is before L (release, acquire), and the loads of the next
-/// batch are behind L: they find the new pointer. The accesses of the batch before are ahead of Q (release), and S, which read
-/// Q or what the reader stored later, is ahead of the destruction (acquire).</item>
+/// <item>Who has passed E, at the end of a batch or as it left a park, holds nothing old. P is before the increment to E. L read the epoch
+/// from that increment or from a later one, each of which is a full fence and has read the one before: so P is before L (release,
+/// acquire), and the loads of the next batch are behind L: they find the new pointer. The accesses of the batch before are ahead of Q or of
+/// the park (release), and S, which read Q or what the reader stored later, is ahead of the destruction (acquire).</item>
 /// <item>A reader that has not passed E does so at the end of its batch, or parks: so the wait ends. Each stores what it is asked for, and nobody
 /// has to guess from a count of its own which of its loads came before it. For that guess each thread of the process
 /// would have to be fenced, which interrupts every processor that runs one.</item>

@@ -26,8 +26,8 @@ public sealed class GracePeriodReader
     // ORDER: acquire: what the reader did before it passed is over; pairs with the release in Quiesce and Park.
     internal long Passed => Volatile.Read(ref _passed.Value);
 
-    /// <summary>Ends a batch and begins the next: nothing read before may be used after. Not while parked: that is left by
-    /// <see cref="Unpark"/>.</summary>
+    /// <summary>Ends a batch and begins the next: nothing read before may be used after. Not while parked, which is left by
+    /// <see cref="Unpark"/>: only a debug build looks.</summary>
     public void Quiesce()
     {
         Debug.Assert(!IsParked, "a batch of a parked reader");

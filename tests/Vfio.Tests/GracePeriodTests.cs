@@ -44,7 +44,8 @@ public sealed class GracePeriodTests
             {
                 reader.Quiesce();
             }
-        });
+        })
+        { IsBackground = true };
         passing.Start();
         grace.Wait(TimeSpan.FromSeconds(60));
         Assert.IsFalse(reader.IsParked);

@@ -42,7 +42,8 @@ public sealed class ControlClient : IControl
                 path,
                 "this user may not use the daemon's socket (mode 0660)",
                 "run the command as root, or join the socket's group (vfiopin daemon --group NAME)"),
-            _ => new LinuxException("connect", errno, path, null, "look at the daemon's log"),
+            _ => new LinuxException(
+                "connect", errno, path, null, SystemFailure.Find("connect", errno) is null ? "look at the daemon's log" : null),
         };
     }
 

@@ -86,9 +86,11 @@ public sealed class ControlServer : IDisposable
         {
             Errno errno = e switch
             {
+                // The kernel's number is in what is inside, or where .NET has no class for it.
+                UnauthorizedAccessException { InnerException: { HResult: > 0 } inner } => (Errno)inner.HResult,
                 UnauthorizedAccessException => Errno.EACCES,
-                FileNotFoundException or DirectoryNotFoundException => Errno.ENOENT,
-                // The kernel's number, where .NET has no class for it.
+                DirectoryNotFoundException or FileNotFoundException => Errno.ENOENT,
+                PathTooLongException => Errno.ENAMETOOLONG,
                 _ => (Errno)e.HResult,
             };
             throw new LinuxException(

@@ -205,6 +205,8 @@ internal sealed class NetLane : IPollable, IDisposable
         ReceiveQueue? receive = target.Receive(_pair);
         if (receive is { Ring.Enabled: false } or { Error: not Virtio.RingError.None })
         {
+            // The front-end may not have been told of an error yet.
+            Check(target, receive);
             return Drop(target.Counters[2 * _pair]);
         }
 

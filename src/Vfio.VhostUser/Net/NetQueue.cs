@@ -87,8 +87,8 @@ public abstract class NetQueue
         Log?.MarkUsed();
     }
 
-    /// <summary>Counts <see cref="Error"/> and tells the front-end about it, the first time; where that found no room, the next time
-    /// tells the front-end.</summary>
+    /// <summary>Counts <see cref="Error"/> and tells the front-end about it, the first time; where that found no room, each later
+    /// call tries to tell it until one does.</summary>
     /// <returns>True the first time.</returns>
     public bool TryReport()
     {

@@ -59,11 +59,16 @@ internal sealed class VringTable : IDisposable
     /// <summary>Takes what is signalled when something was logged.</summary>
     public void SetLogSignal(EventFd signal)
     {
+        bool isTaken = false;
         try
         {
-            WhileStopped(() => _records.SetLogSignal(signal));
+            WhileStopped(() =>
+            {
+                _records.SetLogSignal(signal);
+                isTaken = true;
+            });
         }
-        catch
+        catch when (!isTaken)
         {
             signal.Dispose();
             throw;

@@ -238,9 +238,13 @@ public sealed class PciDriverBinding
         }
         catch (AggregateException e) when (e.InnerException is LinuxException failure)
         {
-            throw failure.Errno is Errno.EACCES or Errno.EPERM
-                ? new LinuxException(failure.Call, failure.Errno, failure.Detail, "sysfs is written only by root", "run it as root")
-                : new LinuxException(failure.Call, failure.Errno, failure.Detail, CauseOf(failure), failure.Cure);
+            (string? cause, string? cure) = failure.Errno switch
+            {
+                Errno.EACCES or Errno.EPERM => ("sysfs is written only by root", "run it as root"),
+                Errno.EROFS => ("/sys can only be read here, as in a container without privileges", "run it on the host, or mount /sys so that it can be written"),
+                _ => (CauseOf(failure), failure.Cure),
+            };
+            throw new LinuxException(failure.Call, failure.Errno, failure.Detail, cause, cure);
         }
     }
 

@@ -164,7 +164,7 @@ public sealed class ControlServerTests : IDisposable
     {
         using var engine = new Engine();
         string file = Path.GetTempFileName();
-        foreach ((string directory, Errno errno) in new[] { ("/proc/vfiopin", Errno.ENOENT), (file, Errno.EEXIST) })
+        foreach ((string directory, Errno errno) in new[] { ("/proc/vfiopin", Errno.ENOENT), (file, Errno.EEXIST), ($"/tmp/{new string('x', 256)}", Errno.ENAMETOOLONG) })
         {
             LinuxException e = Assert.ThrowsExactly<LinuxException>(() => new ControlServer(engine, Path.Combine(directory, "s"), _ => { }));
             Assert.AreEqual(("mkdir", errno, directory), (e.Call, e.Errno, e.Detail), e.Message);
