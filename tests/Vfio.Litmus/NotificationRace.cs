@@ -119,5 +119,11 @@ internal sealed unsafe class NotificationRace : IDisposable
             usable = length;
             return TranslationStatus.Translated;
         }
+
+        public readonly bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host)
+        {
+            host = new HostAddress(address.Value - IovaOffset);
+            return true;
+        }
     }
 }

@@ -111,5 +111,11 @@ internal static class BatchBenchmark
             usable = length;
             return TranslationStatus.Translated;
         }
+
+        public readonly bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host)
+        {
+            host = new HostAddress(address.Value);
+            return true;
+        }
     }
 }

@@ -14,4 +14,9 @@ internal readonly struct IotlbTranslator(IotlbView view) : ITranslator
         BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable) =>
         _view.Translate(
             new Iova(address.Value), length, access == DeviceAccess.Write ? DmaAccess.Write : DmaAccess.Read, out host, out usable);
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
+        _view.TryTranslate(new Iova(address.Value), length, access == DeviceAccess.Write ? DmaAccess.Write : DmaAccess.Read, out host);
 }

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
 using Vfio.Virtio;
 
@@ -24,13 +25,13 @@ public sealed class IotlbView : IDisposable
     private readonly DeviceIotlb _iotlb;
     private readonly Sender _send;
     private readonly IIotlbAnswers? _answers;
-    private readonly LastHit[] _lastHits = new LastHit[1 << LastHitBits];
-    private readonly LastHit[] _lastLargeHits = new LastHit[1 << LastLargeHitBits];
     private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions + RoomForRefusals];
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions + RoomForRefusals];
-    private IotlbSnapshot _snapshot = IotlbSnapshot.Empty;
-    private ulong _key;
-    // Which table the last search filled: the likelier one to have the next translation.
+    private IotlbSnapshot _snapshot;
+    // What a last hit's key must hold: the generation, and the access.
+    private ulong _readKey;
+    private ulong _writeKey;
+    // Which table had the last translation that took a search: the likelier one to have the next.
     private bool _smallFirst;
     private int _questionCount;
     private IotlbSnapshot? _missedIn;
@@ -38,6 +39,8 @@ public sealed class IotlbView : IDisposable
     private long _hits;
     private long _misses;
     private long _accessFailures;
+    private LastLargeHits _lastLargeHits;
+    private LastHits _lastHits;
 
     /// <summary>A view for one queue.</summary>
     /// <param name="iotlb">The device's IOTLB.</param>
@@ -51,7 +54,7 @@ public sealed class IotlbView : IDisposable
         _send = send;
         _answers = answers;
         iotlb.Add(this);
-        Begin();
+        Take(iotlb.Snapshot);
     }
 
     /// <summary>Sends questions to the front-end.</summary>
@@ -80,9 +83,10 @@ public sealed class IotlbView : IDisposable
 
     /// <summary>Begins a batch unless that is of no use yet.</summary>
     /// <returns>False when it <see cref="IsWaiting"/>.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool TryBegin()
     {
-        if (IsWaiting)
+        if (_missedIn is not null && IsWaiting)
         {
             return false;
         }
@@ -94,11 +98,32 @@ public sealed class IotlbView : IDisposable
     /// <summary>Begins a batch: from here on the present translations count.</summary>
     public void Begin()
     {
-        IotlbSnapshot snapshot = _iotlb.Snapshot;
-        _snapshot = snapshot;
-        _key = (ulong)snapshot.Generation << 2;
         _questionCount = 0;
         _missedIn = null;
+        IotlbSnapshot snapshot = _iotlb.Snapshot;
+        if (snapshot != _snapshot)
+        {
+            Take(snapshot);
+        }
+    }
+
+    /// <summary>Translates a range that lies together in this process, where a last hit tells.</summary>
+    /// <param name="address">The first byte; <c>address + length - 1</c> does not wrap.</param>
+    /// <param name="length">Bytes, at least 1.</param>
+    /// <param name="access">What is to be done there.</param>
+    /// <param name="host">Where the first byte of all of them is, if the answer is true.</param>
+    /// <returns>False says nothing about the range: <see cref="Translate"/> does.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool TryTranslate(Iova address, uint length, DmaAccess access, out HostAddress host)
+    {
+        ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
+        if (!last.TryTranslate(address, length, KeyFor(access), access, out host))
+        {
+            return false;
+        }
+
+        _hits++;
+        return true;
     }
 
     /// <summary>Translates as much of a range as lies together in this process, and notes what is missing or refused of all of
@@ -113,22 +138,16 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
-        if (!last.TryTranslate(address, length, _key, access, out host))
+        if (TryTranslate(address, length, access, out host))
         {
-            last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
-            if (!last.TryTranslate(address, length, _key, access, out host))
-            {
-                // By way of locals of its own, not cleared beforehand, so that the caller's stay in registers.
-                TranslationStatus status = Search(address, length, access, out HostAddress found, out uint foundUsable);
-                (host, usable) = (found, foundUsable);
-                return status;
-            }
+            usable = length;
+            return TranslationStatus.Translated;
         }
 
-        _hits++;
-        usable = length;
-        return TranslationStatus.Translated;
+        // By way of locals of its own, not cleared beforehand, so that the caller's stay in registers.
+        TranslationStatus status = Find(address, length, access, out HostAddress found, out uint foundUsable);
+        (host, usable) = (found, foundUsable);
+        return status;
     }
 
     /// <summary>Ends a batch: asks the front-end for everything that was missing in it, once, all together.</summary>
@@ -180,17 +199,46 @@ public sealed class IotlbView : IDisposable
     {
         ulong page = address.Value / IotlbQuestion.PageSize;
         ulong start = unchecked((page >> LastHitBits) * 0x9E37_79B9_7F4A_7C15) >> (64 - LastHitBits);
-        return ref _lastHits[unchecked((uint)(page + start)) & ((1u << LastHitBits) - 1)];
+        return ref _lastHits[unchecked((int)(page + start)) & ((1 << LastHitBits) - 1)];
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ref LastHit LastLarge(Iova address)
     {
         ulong page = address.Value / LargePage;
-        return ref _lastLargeHits[unchecked((uint)(page ^ (page >> LastLargeHitBits))) & ((1u << LastLargeHitBits) - 1)];
+        return ref _lastLargeHits[unchecked((int)page) & ((1 << LastLargeHitBits) - 1)];
     }
 
+    [MemberNotNull(nameof(_snapshot))]
+    private void Take(IotlbSnapshot snapshot)
+    {
+        _snapshot = snapshot;
+        _readKey = KeyOf(snapshot, DmaAccess.Read);
+        _writeKey = KeyOf(snapshot, DmaAccess.Write);
+    }
+
+    private static ulong KeyOf(IotlbSnapshot snapshot, DmaAccess access) => ((ulong)snapshot.Generation << 2) | (ulong)access;
+
+    // A constant access leaves one of the three.
+    private ulong KeyFor(DmaAccess access) =>
+        access == DmaAccess.Read ? _readKey : access == DmaAccess.Write ? _writeKey : _readKey | (ulong)access;
+
+    // Not in the table that was tried first.
     [MethodImpl(MethodImplOptions.NoInlining)]
+    private TranslationStatus Find(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
+    {
+        ref LastHit last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
+        if (last.TryTranslate(address, length, KeyFor(access), access, out host))
+        {
+            _smallFirst = !_smallFirst;
+            _hits++;
+            usable = length;
+            return TranslationStatus.Translated;
+        }
+
+        return Search(address, length, access, out host, out usable);
+    }
+
     private TranslationStatus Search(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
         if (_snapshot.TryFind(address, out IotlbRange found) && (found.Access & access) == access)
@@ -199,7 +247,9 @@ public sealed class IotlbView : IDisposable
             ulong offset = address - found.Range.First;
             _smallFirst = span < LargePage - 1;
             ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
-            last = new LastHit(found.Range.First.Value, span, found.Host.Value, _key | (ulong)found.Access);
+            last = new LastHit(
+                new AddressWindow(found.Range.First.Value, Math.Min(span + 1, long.MaxValue), found.Host.Value),
+                KeyOf(_snapshot, found.Access));
             host = new HostAddress(found.Host.Value + Speculation.Clamp(offset, span));
             usable = (uint)Math.Min(length - 1, span - offset) + 1;
             _hits++;
@@ -273,21 +323,27 @@ public sealed class IotlbView : IDisposable
         }
     }
 
-    private readonly struct LastHit(ulong first, ulong span, ulong host, ulong key)
+    // Where something was found, and by which key: the generation, and the access that is allowed.
+    private readonly struct LastHit(AddressWindow window, ulong key)
     {
-        public readonly ulong First = first;
-        public readonly ulong Span = span;
-        public readonly ulong Host = host;
-        public readonly ulong Key = key;
+        private readonly AddressWindow _window = window;
+        private readonly ulong _key = key;
 
+        // One comparison for both: the same generation, and the access among what is allowed.
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public bool TryTranslate(Iova address, uint length, ulong key, DmaAccess access, out HostAddress host)
-        {
-            ulong offset = unchecked(address.Value - First);
-            ulong span = Span;
-            host = new HostAddress(unchecked(Host + Speculation.Clamp(offset, span)));
-            // One comparison for both: the same generation, and the access among what is allowed.
-            return (Key & (~3ul | (ulong)access)) == (key | (ulong)access) && offset <= span && length - 1 <= span - offset;
-        }
+        public bool TryTranslate(Iova address, uint length, ulong key, DmaAccess access, out HostAddress host) =>
+            _window.TryTranslate(address.Value, length, out host) && (_key & (~3ul | (ulong)access)) == key;
+    }
+
+    [InlineArray(1 << LastHitBits)]
+    private struct LastHits
+    {
+        private LastHit _first;
+    }
+
+    [InlineArray(1 << LastLargeHitBits)]
+    private struct LastLargeHits
+    {
+        private LastHit _first;
     }
 }

@@ -16,5 +16,11 @@ internal static class Speculation
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong Clamp(ulong offset, ulong last) =>
         // Bit 63 is set when the offset is 2^63 or more, or when the difference is negative.
-        IsOff ? offset : unchecked(offset & (ulong)~((long)(offset | (last - offset)) >> 63));
+        Clear(offset, offset | unchecked(last - offset));
+
+    /// <summary>The offset, or 0 where a check failed, without a branch.</summary>
+    /// <param name="offset">Any.</param>
+    /// <param name="check">The check's outcome: bit 63 is set where it failed.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong Clear(ulong offset, ulong check) => IsOff ? offset : unchecked(offset & (ulong)~((long)check >> 63));
 }

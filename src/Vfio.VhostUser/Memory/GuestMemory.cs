@@ -5,13 +5,13 @@ namespace Vfio.VhostUser;
 /// <remarks>Thread-safe. Does not own its regions.</remarks>
 public sealed class GuestMemory
 {
-    private readonly Area[] _byGuest;
+    private readonly AddressWindow[] _byGuest;
     private readonly GuestMemoryRegion[] _regions;
 
     private GuestMemory(GuestMemoryRegion[] regions)
     {
         _regions = regions;
-        _byGuest = [.. regions.Select(r => new Area(r.Guest.Value, r.Length, r.Host.Value))];
+        _byGuest = [.. regions.Select(r => new AddressWindow(r.Guest.Value, r.Length, r.Host.Value))];
     }
 
     /// <summary>No memory.</summary>
@@ -107,14 +107,14 @@ public sealed class GuestMemory
     }
 
     // The last area that starts at or below the address holds it, or none does.
-    internal bool TryFind(GuestPhysicalAddress address, out Area found)
+    internal bool TryFind(GuestPhysicalAddress address, out AddressWindow found)
     {
         int low = 0;
         int high = _byGuest.Length - 1;
         while (low <= high)
         {
             int middle = (low + high) >>> 1;
-            if (_byGuest[middle].Guest <= address.Value)
+            if (_byGuest[middle].First <= address.Value)
             {
                 low = middle + 1;
             }
@@ -125,14 +125,6 @@ public sealed class GuestMemory
         }
 
         found = high >= 0 ? _byGuest[high] : default;
-        return unchecked(address.Value - found.Guest) < found.Length;
-    }
-
-    /// <summary>A region as lookups want it.</summary>
-    internal readonly struct Area(ulong guest, ulong length, ulong host)
-    {
-        public readonly ulong Guest = guest;
-        public readonly ulong Length = length;
-        public readonly ulong Host = host;
+        return unchecked(address.Value - found.First) < found.Length;
     }
 }

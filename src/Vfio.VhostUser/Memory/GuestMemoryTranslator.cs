@@ -3,19 +3,26 @@ using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
 
-/// <summary>Translates guest physical addresses by the memory table: the case without an IOMMU. The region of the last hit is
-/// tried first.</summary>
+/// <summary>Translates guest physical addresses by the memory table: the case without an IOMMU. The regions of the last two
+/// hits are tried first: a guest of more than some gigabytes has its memory below 4 GiB in one, and the rest in another.</summary>
 /// <remarks>For one queue, while its memory does not change.</remarks>
 internal struct GuestMemoryTranslator : ITranslator
 {
     private readonly GuestMemory _memory;
-    private GuestMemory.Area _last;
+    private AddressWindow _last;
+    private AddressWindow _other;
 
     public GuestMemoryTranslator(GuestMemory memory)
     {
         _memory = memory;
         _last = default;
+        _other = default;
     }
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
+        _last.TryTranslate(address.Value, length, out host) || _other.TryTranslate(address.Value, length, out host);
 
     /// <inheritdoc/>
     [SkipLocalsInit]
@@ -23,10 +30,8 @@ internal struct GuestMemoryTranslator : ITranslator
     public TranslationStatus Translate(
         BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable)
     {
-        ulong offset = unchecked(address.Value - _last.Guest);
-        if (offset < _last.Length && length <= _last.Length - offset)
+        if (TryTranslate(address, length, access, out host))
         {
-            host = new HostAddress(unchecked(_last.Host + Speculation.Clamp(offset, _last.Length - 1)));
             usable = length;
             return TranslationStatus.Translated;
         }
@@ -40,15 +45,15 @@ internal struct GuestMemoryTranslator : ITranslator
     [MethodImpl(MethodImplOptions.NoInlining)]
     private TranslationStatus Find(BusAddress address, uint length, out HostAddress host, out uint usable)
     {
-        if (!_memory.TryFind(new GuestPhysicalAddress(address.Value), out GuestMemory.Area found))
+        if (!_memory.TryFind(new GuestPhysicalAddress(address.Value), out AddressWindow found))
         {
             host = default;
             usable = 0;
             return TranslationStatus.Denied;
         }
 
-        _last = found;
-        ulong offset = Speculation.Clamp(address.Value - found.Guest, found.Length - 1);
+        (_other, _last) = (_last, found);
+        ulong offset = Speculation.Clamp(address.Value - found.First, found.Length - 1);
         host = new HostAddress(found.Host + offset);
         usable = (uint)Math.Min(length, found.Length - offset);
         return TranslationStatus.Translated;

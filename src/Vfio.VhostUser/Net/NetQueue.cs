@@ -14,13 +14,13 @@ public abstract class NetQueue
     {
         Ring = ring;
         Counters = counters;
-        Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, use);
-        Log = ring.Log is null ? null : new RingLog(ring);
-        // Who had the ring before may have shown buffers and not made the call for them any more.
-        _mustCall = ring.Position != RingPosition.Start(ring.Features);
         // virtio 1.3, 5.1.6.1 "Legacy Interface: Device Operation".
         HeaderLength = ring.Features.HasFlag(VirtioFeatures.Version1) || Has(NetFeatures.MrgRxbuf)
             ? NetHeader.Bytes : NetHeader.LegacyBytes;
+        Queue = DeviceQueue.Create(ring.Size, ring.Addresses, ring.Features, ring.Position, use, HeaderLength);
+        Log = ring.Log is null ? null : new RingLog(ring);
+        // Who had the ring before may have shown buffers and not made the call for them any more.
+        _mustCall = ring.Position != RingPosition.Start(ring.Features);
     }
 
     /// <summary>The ring.</summary>

@@ -44,16 +44,8 @@ internal sealed unsafe class TransmitQueue<TTranslator> : TransmitQueue
             return 0;
         }
 
-        // The payloads were last written on another processor: all are on their way before the first is waited for.
         ReadOnlySpan<DescriptorChain> chains = _source.Chains.AsSpan(0, count);
         HostSegment[] segments = _source.Segments;
-        foreach (ref readonly DescriptorChain chain in chains)
-        {
-            ref readonly HostSegment first = ref segments[chain.First];
-            CacheLines.Prefetch(first.Length > HeaderLength || chain.ReadableCount < 2
-                ? first.Base + HeaderLength : segments[chain.First + 1].Base);
-        }
-
         long bytes = 0;
         Span<UsedChain> used = _used.AsSpan(0, count);
         for (int i = 0; i < count; i++)

@@ -38,6 +38,10 @@ public abstract class DeviceQueue
     /// <summary>What the device does with buffers.</summary>
     public BufferUse Use { get; private protected init; }
 
+    /// <summary>How far from a buffer's start the device begins to read: of a buffer in one piece, that line is fetched into the caches
+    /// when the buffer is looked at. A hint.</summary>
+    public int PayloadOffset { get; private protected init; }
+
     /// <summary>What the peer did wrong; <see cref="RingError.None"/> while the queue is good. Stays: <see cref="Peek"/> returns
     /// nothing more. Chains that were consumed before can still be completed.</summary>
     public RingError Error { get; private protected set; }
@@ -68,13 +72,16 @@ public abstract class DeviceQueue
     /// matter.</param>
     /// <param name="position">Where it goes on if another device had it before; null: it is new.</param>
     /// <param name="use">What the device does with buffers; others are an error.</param>
+    /// <param name="payloadOffset">See <see cref="PayloadOffset"/>; at least 0.</param>
     /// <returns>The queue.</returns>
     /// <exception cref="ArgumentException">The size or the position is not valid, or a part of the ring not aligned or too short: see
     /// <see cref="RingAddresses.IsValidSize"/> and <see cref="RingAddresses.IsAligned"/>.</exception>
     public static DeviceQueue Create(
-        int size, RingAddresses ring, VirtioFeatures features, RingPosition? position = null, BufferUse use = BufferUse.Both)
+        int size, RingAddresses ring, VirtioFeatures features, RingPosition? position = null, BufferUse use = BufferUse.Both,
+        int payloadOffset = 0)
     {
         ring.Check(size, features);
+        ArgumentOutOfRangeException.ThrowIfNegative(payloadOffset);
         RingPosition start = position ?? RingPosition.Start(features);
         bool isPacked = features.HasFlag(VirtioFeatures.RingPacked);
         if (isPacked && (PackedPosition.FromRaw(start.Avail).Slot >= size || PackedPosition.FromRaw(start.Used).Slot >= size))
@@ -86,8 +93,8 @@ public abstract class DeviceQueue
 
         DeviceQueue Over<TRing>(TRing memory)
             where TRing : struct, IRingMemory => isPacked
-                ? new PackedDeviceQueue<TRing>(size, memory, features, start) { Use = use }
-                : new SplitDeviceQueue<TRing>(size, memory, features, start) { Use = use };
+                ? new PackedDeviceQueue<TRing>(size, memory, features, start) { Use = use, PayloadOffset = payloadOffset }
+                : new SplitDeviceQueue<TRing>(size, memory, features, start) { Use = use, PayloadOffset = payloadOffset };
     }
 
     /// <summary>Takes a look at the next chains without consuming them. The peer's index is read once.</summary>

@@ -16,4 +16,13 @@ public interface ITranslator
     /// one batch asks for all of it. The ring may ask for the same range again, in the same batch too.</remarks>
     TranslationStatus Translate(
         BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable);
+
+    /// <summary>Translates a range that lies together in this process, where the answer is at hand: in the ring's innermost loop, so
+    /// without a search and without a call.</summary>
+    /// <param name="address">As for <see cref="Translate"/>.</param>
+    /// <param name="length">Bytes, at least 1.</param>
+    /// <param name="access">What the device is going to do there.</param>
+    /// <param name="host">Where the first byte of all of them is, when the answer is true.</param>
+    /// <returns>False says nothing about the range: <see cref="Translate"/> is asked then.</returns>
+    bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host);
 }

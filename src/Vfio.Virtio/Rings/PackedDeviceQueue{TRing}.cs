@@ -59,18 +59,26 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         var place = new Place { Slot = _nextAvail.Slot, Wrap = _nextAvail.Wrap, Outstanding = Outstanding };
         do
         {
-            PeekPlain(ref translator, chains, segments, ref place);
+            if (Use == BufferUse.OnlyWrites)
+            {
+                PeekPlain<TTranslator, WritableBuffers>(ref translator, chains, segments, ref place);
+            }
+            else
+            {
+                PeekPlain<TTranslator, ReadableBuffers>(ref translator, chains, segments, ref place);
+            }
         }
         while (place.Chains < chains.Length && PeekOther(ref translator, chains, segments, ref place));
 
         return place.Taken;
     }
 
-    // Chains of one descriptor whose memory lies in one piece: nearly all that a network driver makes. Ends at the first one that is
-    // anything else, or not there.
-    private void PeekPlain<TTranslator>(
+    // Chains of one descriptor whose memory lies in one piece, and where is at hand: nearly all that a network driver makes. No call is
+    // made here, so that everything stays in registers. Ends at the first one that is anything else, or not there.
+    private void PeekPlain<TTranslator, TAccess>(
         ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
         where TTranslator : struct, ITranslator
+        where TAccess : struct, IBufferAccess
     {
         const ulong Next = virtio_ring.VRING_DESC_F_NEXT;
         const ulong Indirect = virtio_ring.VRING_DESC_F_INDIRECT;
@@ -92,12 +100,12 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         chains = chains.Slice(first, most);
         segments = segments.Slice(place.Segments, most);
         TRing ring = _ring;
-        // Without NEXT and INDIRECT, and such as the device uses.
-        ulong mask = (Layout | (Use == BufferUse.Both ? 0 : Write)) << 48;
+        const ulong Mask = (Layout | Write) << 48;
         int segment = place.Segments;
+        uint payload = (uint)PayloadOffset;
         int slot = place.Slot;
         ulong wanted = ((ulong)(place.Wrap ? PackedDescriptor.AvailFlag : PackedDescriptor.UsedFlag)
-            | (Use == BufferUse.OnlyWrites ? Write : 0)) << 48;
+            | (TAccess.Access == DeviceAccess.Write ? Write : 0)) << 48;
         int i = 0;
         for (; i < chains.Length; i++)
         {
@@ -106,23 +114,26 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
             ulong control = Barriers.ReadAcquire(words + 1);
             uint length = (uint)(control & uint.MaxValue);
             ulong address = *words;
-            if ((control & mask) != wanted || length == 0 || unchecked(address + length) <= address)
+            if ((control & Mask) != wanted || length == 0 || unchecked(address + length) <= address)
             {
                 break;
             }
 
-            bool writable = (control & (Write << 48)) != 0;
-            TranslationStatus status = translator.Translate(
-                new BusAddress(address), length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
-            if (status != TranslationStatus.Translated || usable < length)
+            if (!translator.TryTranslate(new BusAddress(address), length, TAccess.Access, out HostAddress host))
             {
                 break;
+            }
+
+            if (TAccess.Access == DeviceAccess.Read)
+            {
+                // Of all chains before the first is waited for: it was last written on another processor. A hint: nothing is read.
+                CacheLines.Prefetch((void*)(host.Value + payload));
             }
 
             segments[i] = new HostSegment(host, length);
             chains[i] = new DescriptorChain(
-                (ushort)((control >> 32) & 0xFFFF), 1, (ushort)slot, (ushort)(segment + i), writable ? (ushort)0 : (ushort)1, 1,
-                writable ? 0 : length, writable ? length : 0);
+                (ushort)((control >> 32) & 0xFFFF), 1, (ushort)slot, (ushort)(segment + i), TAccess.Access == DeviceAccess.Write ? (ushort)0 : (ushort)1, 1,
+                TAccess.Access == DeviceAccess.Write ? 0 : length, TAccess.Access == DeviceAccess.Write ? length : 0);
             slot++;
             if (slot == Size)
             {

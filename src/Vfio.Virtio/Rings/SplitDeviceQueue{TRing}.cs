@@ -52,18 +52,26 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         var place = default(Place);
         do
         {
-            PeekPlain(ref translator, chains, segments, ref place);
+            if (Use == BufferUse.OnlyWrites)
+            {
+                PeekPlain<TTranslator, WritableBuffers>(ref translator, chains, segments, ref place);
+            }
+            else
+            {
+                PeekPlain<TTranslator, ReadableBuffers>(ref translator, chains, segments, ref place);
+            }
         }
         while (place.Chains < chains.Length && PeekOther(ref translator, chains, segments, ref place));
 
         return place.Taken;
     }
 
-    // Chains of one descriptor whose memory lies in one piece: nearly all that a network driver makes. Ends at the first one that is
-    // anything else.
-    private void PeekPlain<TTranslator>(
+    // Chains of one descriptor whose memory lies in one piece, and where is at hand: nearly all that a network driver makes. No call is
+    // made here, so that everything stays in registers. Ends at the first one that is anything else.
+    private void PeekPlain<TTranslator, TAccess>(
         ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
         where TTranslator : struct, ITranslator
+        where TAccess : struct, IBufferAccess
     {
         int first = place.Chains;
         int most = Math.Min(chains.Length - first, segments.Length - place.Segments);
@@ -76,12 +84,11 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         segments = segments.Slice(place.Segments, most);
         uint mask = _mask;
         TRing ring = _ring;
-        // Without NEXT and INDIRECT, and such as the device uses.
-        uint flags = virtio_ring.VRING_DESC_F_NEXT | virtio_ring.VRING_DESC_F_INDIRECT
-            | (Use == BufferUse.Both ? 0u : virtio_ring.VRING_DESC_F_WRITE);
-        uint plain = Use == BufferUse.OnlyWrites ? virtio_ring.VRING_DESC_F_WRITE : 0u;
+        const uint Flags = virtio_ring.VRING_DESC_F_NEXT | virtio_ring.VRING_DESC_F_INDIRECT | virtio_ring.VRING_DESC_F_WRITE;
+        uint plain = TAccess.Access == DeviceAccess.Write ? virtio_ring.VRING_DESC_F_WRITE : 0u;
         int position = _nextAvail + first;
         int segment = place.Segments;
+        uint payload = (uint)PayloadOffset;
         int i = 0;
         for (; i < chains.Length; i++)
         {
@@ -94,23 +101,26 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             Descriptor descriptor = *(Descriptor*)ring.Descriptor(head & mask);
             ulong address = descriptor.Address;
             uint length = descriptor.Length;
-            if ((descriptor.Flags & flags) != plain || length == 0 || unchecked(address + length) <= address)
+            if ((descriptor.Flags & Flags) != plain || length == 0 || unchecked(address + length) <= address)
             {
                 break;
             }
 
-            bool writable = descriptor.IsWritable;
-            TranslationStatus status = translator.Translate(
-                new BusAddress(address), length, writable ? DeviceAccess.Write : DeviceAccess.Read, out HostAddress host, out uint usable);
-            if (status != TranslationStatus.Translated || usable < length)
+            if (!translator.TryTranslate(new BusAddress(address), length, TAccess.Access, out HostAddress host))
             {
                 break;
+            }
+
+            if (TAccess.Access == DeviceAccess.Read)
+            {
+                // Of all chains before the first is waited for: it was last written on another processor. A hint: nothing is read.
+                CacheLines.Prefetch((void*)(host.Value + payload));
             }
 
             segments[i] = new HostSegment(host, length);
             chains[i] = new DescriptorChain(
-                head, 1, unchecked((ushort)(position + i)), (ushort)(segment + i), writable ? (ushort)0 : (ushort)1, 1,
-                writable ? 0 : length, writable ? length : 0);
+                head, 1, unchecked((ushort)(position + i)), (ushort)(segment + i), TAccess.Access == DeviceAccess.Write ? (ushort)0 : (ushort)1, 1,
+                TAccess.Access == DeviceAccess.Write ? 0 : length, TAccess.Access == DeviceAccess.Write ? length : 0);
         }
 
         place.Chains = first + i;

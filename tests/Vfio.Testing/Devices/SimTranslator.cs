@@ -15,6 +15,12 @@ internal readonly struct SimTranslator(SimPciDevice device) : ITranslator
         return found ? TranslationStatus.Translated : TranslationStatus.Denied;
     }
 
+    public bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host)
+    {
+        host = default;
+        return false;
+    }
+
     /// <summary>The device's side of a ring that its driver laid out.</summary>
     /// <param name="size">Entries.</param>
     /// <param name="features">What was negotiated.</param>

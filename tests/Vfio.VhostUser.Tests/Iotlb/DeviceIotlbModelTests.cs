@@ -101,8 +101,13 @@ public sealed class DeviceIotlbModelTests
                 // The second time it is a last hit.
                 for (int time = 0; time < 2; time++)
                 {
+                    bool atHand = view.TryTranslate(address, bytes, access, out HostAddress whole);
                     TranslationStatus kind = view.Translate(address, bytes, access, out HostAddress host, out uint usable);
                     Assert.AreEqual(model.Kind(unit, access), kind);
+                    bool isWhole = kind == TranslationStatus.Translated && usable == bytes;
+                    Assert.IsTrue(isWhole || !atHand);
+                    Assert.IsTrue(atHand || !isWhole || time == 0, "what was found is not at hand");
+                    Assert.IsTrue(!atHand || whole == host);
                     if (kind == TranslationStatus.Translated)
                     {
                         Assert.AreEqual((model.Host(unit).Value * Unit) + (address.Value % Unit), host.Value);

@@ -14,6 +14,17 @@ internal struct PlainTranslator(ulong first, HostAddress host, ulong length) : I
         BusAddress address, uint length1, DeviceAccess access, out HostAddress host1, out uint usable)
     {
         Calls++;
+        TranslationStatus status = Find(address, length1, access, out host1, out usable);
+        Misses += status == TranslationStatus.Miss ? 1 : 0;
+        return status;
+    }
+
+    public readonly bool TryTranslate(BusAddress address, uint length1, DeviceAccess access, out HostAddress host1) =>
+        Find(address, length1, access, out host1, out uint usable) == TranslationStatus.Translated && usable == length1;
+
+    private readonly TranslationStatus Find(
+        BusAddress address, uint length1, DeviceAccess access, out HostAddress host1, out uint usable)
+    {
         host1 = default;
         usable = 0;
         ulong offset = unchecked(address.Value - first);
@@ -24,7 +35,6 @@ internal struct PlainTranslator(ulong first, HostAddress host, ulong length) : I
 
         if (address.Value >= MissFrom)
         {
-            Misses++;
             return TranslationStatus.Miss;
         }
 

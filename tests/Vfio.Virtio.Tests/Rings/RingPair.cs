@@ -128,4 +128,8 @@ internal struct TwoPartTranslator(PlainTranslator ring, PlainTranslator data) : 
         address.Value >= RingPair.RingBus
             ? Ring.Translate(address, length, access, out host, out usable)
             : Data.Translate(address, length, access, out host, out usable);
+
+    public readonly bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
+        address.Value >= RingPair.RingBus
+            ? Ring.TryTranslate(address, length, access, out host) : Data.TryTranslate(address, length, access, out host);
 }
