@@ -74,7 +74,7 @@ public sealed class DeviceIotlb
     public void Update(IotlbRange translation)
     {
         ulong span = translation.Range.Last - translation.Range.First;
-        // Clamping in IotlbView counts on offsets below 2^63.
+        // IotlbView's clamping and AddressWindow count on offsets and lengths below 2^63.
         if (translation.Access != DmaAccess.None
             && (span > long.MaxValue || translation.Host.Value > long.MaxValue - span))
         {

@@ -11,7 +11,8 @@ namespace Vfio.VhostUser;
 public sealed class IotlbView : IDisposable
 {
     // Last hits by page: 64 KiB of them, which stay in the second-level cache. Ranges of a large page and more have their own by large
-    // page, of which few are enough for all buffers in them: they stay in the first-level cache, and do not displace each other.
+    // page, of which few are enough for all buffers in them: they stay in the first-level cache, and displace each other only
+    // where large pages are a gigabyte apart.
     private const int LastHitBits = 11;
     private const int LastLargeHitBits = 9;
     private const ulong LargePage = 2 << 20;
@@ -31,7 +32,7 @@ public sealed class IotlbView : IDisposable
     // What a last hit's key must hold: the generation, and the access.
     private ulong _readKey;
     private ulong _writeKey;
-    // Which table had the last translation that took a search: the likelier one to have the next.
+    // Which table the last search filled: the likelier one to have the next translation.
     private bool _smallFirst;
     private int _questionCount;
     private IotlbSnapshot? _missedIn;
@@ -119,7 +120,11 @@ public sealed class IotlbView : IDisposable
         ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
         if (!last.TryTranslate(address, length, KeyFor(access), access, out host))
         {
-            return false;
+            last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
+            if (!last.TryTranslate(address, length, KeyFor(access), access, out host))
+            {
+                return false;
+            }
         }
 
         _hits++;
@@ -145,7 +150,7 @@ public sealed class IotlbView : IDisposable
         }
 
         // By way of locals of its own, not cleared beforehand, so that the caller's stay in registers.
-        TranslationStatus status = Find(address, length, access, out HostAddress found, out uint foundUsable);
+        TranslationStatus status = Search(address, length, access, out HostAddress found, out uint foundUsable);
         (host, usable) = (found, foundUsable);
         return status;
     }
@@ -223,22 +228,7 @@ public sealed class IotlbView : IDisposable
     private ulong KeyFor(DmaAccess access) =>
         access == DmaAccess.Read ? _readKey : access == DmaAccess.Write ? _writeKey : _readKey | (ulong)access;
 
-    // Not in the table that was tried first.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private TranslationStatus Find(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
-    {
-        ref LastHit last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
-        if (last.TryTranslate(address, length, KeyFor(access), access, out host))
-        {
-            _smallFirst = !_smallFirst;
-            _hits++;
-            usable = length;
-            return TranslationStatus.Translated;
-        }
-
-        return Search(address, length, access, out host, out usable);
-    }
-
     private TranslationStatus Search(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
         if (_snapshot.TryFind(address, out IotlbRange found) && (found.Access & access) == access)

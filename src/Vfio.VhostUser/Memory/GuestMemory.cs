@@ -106,7 +106,7 @@ public sealed class GuestMemory
         return false;
     }
 
-    // The last area that starts at or below the address holds it, or none does.
+    // The last window that starts at or below the address holds it, or none does.
     internal bool TryFind(GuestPhysicalAddress address, out AddressWindow found)
     {
         int low = 0;

@@ -52,7 +52,11 @@ internal struct GuestMemoryTranslator : ITranslator
             return TranslationStatus.Denied;
         }
 
-        (_other, _last) = (_last, found);
+        if (found.First != _last.First || _last.Length == 0)
+        {
+            (_other, _last) = (_last, found);
+        }
+
         ulong offset = Speculation.Clamp(address.Value - found.First, found.Length - 1);
         host = new HostAddress(found.Host + offset);
         usable = (uint)Math.Min(length, found.Length - offset);

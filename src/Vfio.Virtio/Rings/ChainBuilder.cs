@@ -4,15 +4,16 @@ namespace Vfio.Virtio;
 
 /// <summary>Gathers one chain's segments while its descriptors are walked, in either layout, and holds every chain to the rules
 /// that do not depend on the layout.</summary>
-internal unsafe ref struct ChainBuilder(Span<HostSegment> segments, int first, int size, BufferUse use)
+internal unsafe ref struct ChainBuilder(Span<HostSegment> segments, int first, DeviceQueue queue)
 {
     // virtio 1.3, 2.7.5.2 "Driver Requirements: The Virtqueue Descriptor Table": at most 2^32 bytes in total.
     private const ulong MaxBytes = 1UL << 32;
 
     private readonly Span<HostSegment> _segments = segments;
     private readonly int _first = first;
-    private readonly int _size = size;
-    private readonly BufferUse _use = use;
+    private readonly int _size = queue.Size;
+    private readonly BufferUse _use = queue.Use;
+    private readonly uint _payloadOffset = (uint)queue.PayloadOffset;
     private int _count;
     private int _readable;
     private int _descriptors;
@@ -118,14 +119,14 @@ internal unsafe ref struct ChainBuilder(Span<HostSegment> segments, int first, i
                 return RingError.None;
             }
 
+            usable = Math.Min(usable, length);
             if (access == DeviceAccess.Read)
             {
-                // Of the whole batch before the first is waited for: it was last written on another processor.
+                // As for the chains of one buffer: on its way before the batch's first is waited for.
                 // SAFETY: a hint, nothing is read.
-                CacheLines.Prefetch((void*)host.Value);
+                CacheLines.Prefetch((void*)(host.Value + (_count == 0 && usable > _payloadOffset ? _payloadOffset : 0)));
             }
 
-            usable = Math.Min(usable, length);
             _segments[_first + _count++] = new HostSegment(host, usable);
             length -= usable;
             address = unchecked(address + usable);

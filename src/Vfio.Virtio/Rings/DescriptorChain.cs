@@ -20,6 +20,19 @@ public readonly record struct DescriptorChain
         WritableLength = writableLength;
     }
 
+    /// <summary>A chain of one buffer in one piece.</summary>
+    /// <typeparam name="TAccess">What the device does with it.</typeparam>
+    /// <param name="id">See <see cref="Id"/>.</param>
+    /// <param name="position">See <see cref="Position"/>.</param>
+    /// <param name="segment">Its segment in the batch's buffer.</param>
+    /// <param name="length">Bytes.</param>
+    /// <returns>The chain.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static DescriptorChain OfOne<TAccess>(ushort id, ushort position, ushort segment, uint length)
+        where TAccess : struct, IBufferAccess => TAccess.Access == DeviceAccess.Write
+            ? new DescriptorChain(id, 1, position, segment, 0, 1, 0, length)
+            : new DescriptorChain(id, 1, position, segment, 1, 1, length, 0);
+
     /// <summary>What names the chain to the driver: the head's index in the descriptor table (split), the buffer id (packed; any
     /// 16 bits, the driver chose it).</summary>
     public ushort Id => unchecked((ushort)_place);

@@ -38,8 +38,8 @@ public abstract class DeviceQueue
     /// <summary>What the device does with buffers.</summary>
     public BufferUse Use { get; private protected init; }
 
-    /// <summary>How far from a buffer's start the device begins to read: of a buffer in one piece, that line is fetched into the caches
-    /// when the buffer is looked at. A hint.</summary>
+    /// <summary>How far from a chain's start the device begins to read: that line is fetched into the caches when the chain is looked at, and
+    /// the first one of every further piece. A hint.</summary>
     public int PayloadOffset { get; private protected init; }
 
     /// <summary>What the peer did wrong; <see cref="RingError.None"/> while the queue is good. Stays: <see cref="Peek"/> returns
@@ -74,7 +74,7 @@ public abstract class DeviceQueue
     /// <param name="use">What the device does with buffers; others are an error.</param>
     /// <param name="payloadOffset">See <see cref="PayloadOffset"/>; at least 0.</param>
     /// <returns>The queue.</returns>
-    /// <exception cref="ArgumentException">The size or the position is not valid, or a part of the ring not aligned or too short: see
+    /// <exception cref="ArgumentException">The size, the position or <paramref name="payloadOffset"/> is not valid, or a part of the ring not aligned or too short: see
     /// <see cref="RingAddresses.IsValidSize"/> and <see cref="RingAddresses.IsAligned"/>.</exception>
     public static DeviceQueue Create(
         int size, RingAddresses ring, VirtioFeatures features, RingPosition? position = null, BufferUse use = BufferUse.Both,

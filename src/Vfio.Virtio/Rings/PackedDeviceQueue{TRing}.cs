@@ -100,6 +100,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         chains = chains.Slice(first, most);
         segments = segments.Slice(place.Segments, most);
         TRing ring = _ring;
+        // Without NEXT and INDIRECT, and such as the device uses here.
         const ulong Mask = (Layout | Write) << 48;
         int segment = place.Segments;
         uint payload = (uint)PayloadOffset;
@@ -126,14 +127,14 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
 
             if (TAccess.Access == DeviceAccess.Read)
             {
-                // Of all chains before the first is waited for: it was last written on another processor. A hint: nothing is read.
+                // The payloads were last written on another processor: all are on their way before the first is waited for.
+                // SAFETY: a hint, nothing is read.
                 CacheLines.Prefetch((void*)(host.Value + payload));
             }
 
             segments[i] = new HostSegment(host, length);
-            chains[i] = new DescriptorChain(
-                (ushort)((control >> 32) & 0xFFFF), 1, (ushort)slot, (ushort)(segment + i), TAccess.Access == DeviceAccess.Write ? (ushort)0 : (ushort)1, 1,
-                TAccess.Access == DeviceAccess.Write ? 0 : length, TAccess.Access == DeviceAccess.Write ? length : 0);
+            chains[i] = DescriptorChain.OfOne<TAccess>(
+                (ushort)((control >> 32) & 0xFFFF), (ushort)slot, (ushort)(segment + i), length);
             slot++;
             if (slot == Size)
             {
@@ -166,7 +167,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         }
 
         var descriptor = new PackedDescriptor(new BusAddress(*words), control);
-        var chain = new ChainBuilder(segments, place.Segments, Size, Use);
+        var chain = new ChainBuilder(segments, place.Segments, this);
         RingError error = Walk(ref translator, _ring, Size, place.Slot, descriptor, ref chain, out ushort id, out int slots);
         error = error == RingError.None && place.Outstanding + slots > Size ? RingError.TooManyOutstanding : error;
         if (error != RingError.None)
@@ -207,7 +208,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         RingError error = descriptors.IsEmpty || descriptors.Length > Size ? RingError.ChainTooLong : Error;
         if (error == RingError.None)
         {
-            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, Use);
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, this);
             int slots;
             ushort id;
             // SAFETY: the walk reads no further than descriptors.Length, which it is given as the ring's size.

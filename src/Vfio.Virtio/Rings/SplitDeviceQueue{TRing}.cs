@@ -84,6 +84,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         segments = segments.Slice(place.Segments, most);
         uint mask = _mask;
         TRing ring = _ring;
+        // Without NEXT and INDIRECT, and such as the device uses here.
         const uint Flags = virtio_ring.VRING_DESC_F_NEXT | virtio_ring.VRING_DESC_F_INDIRECT | virtio_ring.VRING_DESC_F_WRITE;
         uint plain = TAccess.Access == DeviceAccess.Write ? virtio_ring.VRING_DESC_F_WRITE : 0u;
         int position = _nextAvail + first;
@@ -113,14 +114,13 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
 
             if (TAccess.Access == DeviceAccess.Read)
             {
-                // Of all chains before the first is waited for: it was last written on another processor. A hint: nothing is read.
+                // The payloads were last written on another processor: all are on their way before the first is waited for.
+                // SAFETY: a hint, nothing is read.
                 CacheLines.Prefetch((void*)(host.Value + payload));
             }
 
             segments[i] = new HostSegment(host, length);
-            chains[i] = new DescriptorChain(
-                head, 1, unchecked((ushort)(position + i)), (ushort)(segment + i), TAccess.Access == DeviceAccess.Write ? (ushort)0 : (ushort)1, 1,
-                TAccess.Access == DeviceAccess.Write ? 0 : length, TAccess.Access == DeviceAccess.Write ? length : 0);
+            chains[i] = DescriptorChain.OfOne<TAccess>(head, unchecked((ushort)(position + i)), (ushort)(segment + i), length);
         }
 
         place.Chains = first + i;
@@ -136,7 +136,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
     {
         ushort position = unchecked((ushort)(_nextAvail + place.Chains));
         ushort head = *_ring.Driver(RingWord + (position & _mask));
-        var chain = new ChainBuilder(segments, place.Segments, Size, Use);
+        var chain = new ChainBuilder(segments, place.Segments, this);
         RingError error = head > _mask
             ? RingError.HeadOutOfRange : Walk(ref translator, head, ReadDescriptor(head), ref chain);
         if (error != RingError.None)
@@ -167,7 +167,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             : Outstanding >= Size ? RingError.TooManyOutstanding : Error;
         if (error == RingError.None)
         {
-            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, Size, Use);
+            var builder = new ChainBuilder(segments[..Math.Min(segments.Length, ushort.MaxValue)], 0, this);
             error = Walk(ref translator, head, ReadDescriptor(head), ref builder);
             Missed = builder.Missed;
             chain = builder.Build(head, 1, _nextAvail);

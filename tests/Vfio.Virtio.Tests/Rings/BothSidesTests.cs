@@ -38,13 +38,16 @@ public sealed class BothSidesTests
 
     private void Run(VirtioFeatures features, int size, int steps, int seed, int least = 0, bool scattered = false)
     {
-        TestContext.WriteLine($"seed {seed}, {features}, size {size}{(scattered ? ", scattered" : string.Empty)}");
         var random = new Random(seed);
+        var use = (BufferUse)random.Next(3);
+        TestContext.WriteLine($"seed {seed}, {features}, size {size}, {use}{(scattered ? ", scattered" : string.Empty)}");
         int maxChain = Math.Min(size, 5);
-        using var pair = new RingPair(size, features, dataBytes: (size + 1) * maxChain * BufferBytes, scattered: scattered);
+        using var pair = new RingPair(size, features, dataBytes: (size + 1) * maxChain * BufferBytes, scattered: scattered, use: use);
         // Translations that end in the middle of buffers and of table entries.
         pair.Translator.Data.Piece = random.Next(3) == 0 ? 24u : ulong.MaxValue;
         pair.Translator.Ring.Piece = random.Next(3) == 0 ? 40u : ulong.MaxValue;
+        // Buffers that are looked for in the middle of a batch: each, none, or some.
+        pair.Translator.Data.NotAtHandEach = random.Next(8);
         var model = new RingModel(pair, random, maxChain, BufferBytes);
         for (int step = 0; step < steps || model.Finished < least; step++)
         {

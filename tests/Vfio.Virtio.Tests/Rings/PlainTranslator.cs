@@ -1,26 +1,28 @@
 namespace Vfio.Virtio.Tests;
 
 /// <summary>Bus addresses [First, First + Length) are the bytes at Host; everything else is denied. Ranges can be cut at
-/// multiples of Piece, withheld (Miss) from MissFrom on, or closed to writes from ReadOnlyFrom on.</summary>
+/// multiples of Piece, withheld (Miss) from MissFrom on, or closed to writes from ReadOnlyFrom on; and
+/// each NotAtHandEach-th time nothing is at hand.</summary>
 internal struct PlainTranslator(ulong first, HostAddress host, ulong length) : ITranslator
 {
     public ulong Piece = ulong.MaxValue;
     public ulong MissFrom = ulong.MaxValue;
     public ulong ReadOnlyFrom = ulong.MaxValue;
-    public int Calls;
+    public int NotAtHandEach;
     public int Misses;
+    private int _tries;
 
     public TranslationStatus Translate(
         BusAddress address, uint length1, DeviceAccess access, out HostAddress host1, out uint usable)
     {
-        Calls++;
         TranslationStatus status = Find(address, length1, access, out host1, out usable);
         Misses += status == TranslationStatus.Miss ? 1 : 0;
         return status;
     }
 
-    public readonly bool TryTranslate(BusAddress address, uint length1, DeviceAccess access, out HostAddress host1) =>
-        Find(address, length1, access, out host1, out uint usable) == TranslationStatus.Translated && usable == length1;
+    public bool TryTranslate(BusAddress address, uint length1, DeviceAccess access, out HostAddress host1) =>
+        Find(address, length1, access, out host1, out uint usable) == TranslationStatus.Translated && usable == length1
+        && (NotAtHandEach == 0 || ++_tries % NotAtHandEach != 0);
 
     private readonly TranslationStatus Find(
         BusAddress address, uint length1, DeviceAccess access, out HostAddress host1, out uint usable)

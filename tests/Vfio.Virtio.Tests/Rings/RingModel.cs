@@ -27,7 +27,12 @@ internal sealed class RingModel(RingPair pair, Random random, int maxChain, int 
     public void DriverAdds()
     {
         int length = 1 + random.Next(maxChain);
-        int readable = random.Next(length + 1);
+        int readable = pair.Device.Use switch
+        {
+            BufferUse.OnlyReads => length,
+            BufferUse.OnlyWrites => 0,
+            _ => random.Next(length + 1),
+        };
         int[] buffers = [.. Enumerable.Range(0, length).Select(_ => _freeBuffers.Pop())];
         var chain = new DmaSegment[length];
         for (int i = 0; i < length; i++)

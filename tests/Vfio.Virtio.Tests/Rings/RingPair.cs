@@ -13,7 +13,8 @@ internal sealed class RingPair : IDisposable
 
     private readonly ScatteredPages? _pages;
 
-    public RingPair(int size, VirtioFeatures features, int dataBytes = 65536, int indirectEntries = 8, bool scattered = false)
+    public RingPair(
+        int size, VirtioFeatures features, int dataBytes = 65536, int indirectEntries = 8, bool scattered = false, BufferUse use = BufferUse.Both)
     {
         Features = features;
         int bytes = DriverQueue.BytesFor(size, features, indirectEntries);
@@ -28,7 +29,8 @@ internal sealed class RingPair : IDisposable
                 _pages.Area(Driver.DescriptorArea, RingAddresses.DescriptorBytes(size)),
                 _pages.Area(Driver.DriverArea, RingAddresses.DriverBytes(size, features)),
                 _pages.Area(Driver.DeviceArea, RingAddresses.DeviceBytes(size, features))),
-            features);
+            features,
+            use: use);
         Translator = new TwoPartTranslator(
             new PlainTranslator(RingBus, ring, (ulong)bytes), new PlainTranslator(DataBus, Data.Address, (ulong)dataBytes));
     }
@@ -129,7 +131,7 @@ internal struct TwoPartTranslator(PlainTranslator ring, PlainTranslator data) : 
             ? Ring.Translate(address, length, access, out host, out usable)
             : Data.Translate(address, length, access, out host, out usable);
 
-    public readonly bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
+    public bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
         address.Value >= RingPair.RingBus
             ? Ring.TryTranslate(address, length, access, out host) : Data.TryTranslate(address, length, access, out host);
 }
