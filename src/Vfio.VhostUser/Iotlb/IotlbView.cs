@@ -225,6 +225,7 @@ public sealed class IotlbView : IDisposable
     private static ulong KeyOf(IotlbSnapshot snapshot, DmaAccess access) => ((ulong)snapshot.Generation << 2) | (ulong)access;
 
     // A constant access leaves one of the three.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ulong KeyFor(DmaAccess access) =>
         access == DmaAccess.Read ? _readKey : access == DmaAccess.Write ? _writeKey : _readKey | (ulong)access;
 

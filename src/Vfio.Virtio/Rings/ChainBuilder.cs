@@ -35,7 +35,7 @@ internal unsafe ref struct ChainBuilder(Span<HostSegment> segments, int first, D
     public readonly bool IsOnlyRead => _use == BufferUse.OnlyReads;
 
     public readonly DescriptorChain Build(ushort id, ushort slots, ushort position) =>
-        new(id, slots, position, (ushort)_first, (ushort)_readable, (ushort)_count, _readableLength, _writableLength);
+        new(id, slots, new ChainPlace(position, (ushort)_first), (ushort)_readable, (ushort)_count, _readableLength, _writableLength);
 
     /// <summary>Adds one data descriptor.</summary>
     public RingError Append<TTranslator>(ref TTranslator translator, ulong address, uint length, bool writable)

@@ -12,9 +12,9 @@ public readonly record struct DescriptorChain
     private readonly uint _counts;
 
     internal DescriptorChain(
-        ushort id, ushort slots, ushort position, ushort first, ushort readable, ushort count, ulong readableLength, ulong writableLength)
+        ushort id, ushort slots, ChainPlace place, ushort readable, ushort count, ulong readableLength, ulong writableLength)
     {
-        _place = id | ((ulong)slots << 16) | ((ulong)position << 32) | ((ulong)first << 48);
+        _place = id | ((ulong)slots << 16) | place.Word;
         _counts = readable | ((uint)count << 16);
         ReadableLength = readableLength;
         WritableLength = writableLength;
@@ -23,15 +23,14 @@ public readonly record struct DescriptorChain
     /// <summary>A chain of one buffer in one piece.</summary>
     /// <typeparam name="TAccess">What the device does with it.</typeparam>
     /// <param name="id">See <see cref="Id"/>.</param>
-    /// <param name="position">See <see cref="Position"/>.</param>
-    /// <param name="segment">Its segment in the batch's buffer.</param>
+    /// <param name="place">Where it is.</param>
     /// <param name="length">Bytes.</param>
     /// <returns>The chain.</returns>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static DescriptorChain OfOne<TAccess>(ushort id, ushort position, ushort segment, uint length)
+    internal static DescriptorChain OfOne<TAccess>(ushort id, ChainPlace place, uint length)
         where TAccess : struct, IBufferAccess => TAccess.Access == DeviceAccess.Write
-            ? new DescriptorChain(id, 1, position, segment, 0, 1, 0, length)
-            : new DescriptorChain(id, 1, position, segment, 1, 1, length, 0);
+            ? new DescriptorChain(id, 1, place, 0, 1, 0, length)
+            : new DescriptorChain(id, 1, place, 1, 1, length, 0);
 
     /// <summary>What names the chain to the driver: the head's index in the descriptor table (split), the buffer id (packed; any
     /// 16 bits, the driver chose it).</summary>

@@ -18,11 +18,12 @@ public interface ITranslator
         BusAddress address, uint length, DeviceAccess access, out HostAddress host, out uint usable);
 
     /// <summary>Translates a range that lies together in this process, where the answer is at hand: in the ring's innermost loop, so
-    /// without a search and without a call.</summary>
+    /// without a search and without a call, which would send all that lives there to the stack even where it is never reached.</summary>
     /// <param name="address">As for <see cref="Translate"/>.</param>
     /// <param name="length">Bytes, at least 1.</param>
     /// <param name="access">What the device is going to do there.</param>
     /// <param name="host">Where the first byte of all of them is, when the answer is true.</param>
     /// <returns>False says nothing about the range: <see cref="Translate"/> is asked then.</returns>
+    /// <remarks>The ring asks a copy of its own: what an answer changes in the translator itself is lost.</remarks>
     bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host);
 }

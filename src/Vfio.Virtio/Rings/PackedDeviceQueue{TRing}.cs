@@ -90,8 +90,10 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         }
 
         int first = place.Chains;
+        // Not beyond the ring's end: the wrap counter is a constant here. PeekOther takes the chain behind it.
         int most = Math.Min(
-            Math.Min(chains.Length - first, segments.Length - place.Segments), Size - place.Outstanding);
+            Math.Min(chains.Length - first, segments.Length - place.Segments),
+            Size - Math.Max(place.Outstanding, place.Slot));
         if (most <= 0)
         {
             return;
@@ -99,19 +101,21 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
 
         chains = chains.Slice(first, most);
         segments = segments.Slice(place.Segments, most);
-        TRing ring = _ring;
         // Without NEXT and INDIRECT, and such as the device uses here.
         const ulong Mask = (Layout | Write) << 48;
-        int segment = place.Segments;
-        uint payload = (uint)PayloadOffset;
-        int slot = place.Slot;
         ulong wanted = ((ulong)(place.Wrap ? PackedDescriptor.AvailFlag : PackedDescriptor.UsedFlag)
             | (TAccess.Access == DeviceAccess.Write ? Write : 0)) << 48;
+        uint payload = (uint)PayloadOffset;
+        TRing ring = _ring;
+        uint slot = (uint)place.Slot;
+        var at = new ChainPlace((ushort)place.Slot, (ushort)place.Segments);
+        // A copy of this method's own, which stays in registers.
+        TTranslator own = translator;
         int i = 0;
         for (; i < chains.Length; i++)
         {
             // ORDER: length, id and flags before the address; pairs with the driver's release of the flags, which it writes last.
-            ulong* words = ring.Descriptor((uint)slot);
+            ulong* words = ring.Descriptor(slot);
             ulong control = Barriers.ReadAcquire(words + 1);
             uint length = (uint)(control & uint.MaxValue);
             ulong address = *words;
@@ -120,7 +124,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
                 break;
             }
 
-            if (!translator.TryTranslate(new BusAddress(address), length, TAccess.Access, out HostAddress host))
+            if (!own.TryTranslate(new BusAddress(address), length, TAccess.Access, out HostAddress host))
             {
                 break;
             }
@@ -133,22 +137,21 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
             }
 
             segments[i] = new HostSegment(host, length);
-            chains[i] = DescriptorChain.OfOne<TAccess>(
-                (ushort)((control >> 32) & 0xFFFF), (ushort)slot, (ushort)(segment + i), length);
+            chains[i] = DescriptorChain.OfOne<TAccess>((ushort)((control >> 32) & 0xFFFF), at, length);
+            at = at.Next;
             slot++;
-            if (slot == Size)
-            {
-                slot = 0;
-                wanted ^= (ulong)(PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag) << 48;
-            }
         }
 
         place.Chains = first + i;
         place.Taken += i;
-        place.Segments = segment + i;
+        place.Segments += i;
         place.Outstanding += i;
-        place.Wrap ^= place.Slot + i >= Size;
-        place.Slot = slot;
+        place.Slot += i;
+        if (place.Slot == Size)
+        {
+            place.Slot = 0;
+            place.Wrap = !place.Wrap;
+        }
     }
 
     // Any chain. False when there is none, at an error, and when it does not fit any more.

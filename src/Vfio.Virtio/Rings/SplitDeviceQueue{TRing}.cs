@@ -74,7 +74,9 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         where TAccess : struct, IBufferAccess
     {
         int first = place.Chains;
-        int most = Math.Min(chains.Length - first, segments.Length - place.Segments);
+        int position = unchecked((ushort)(_nextAvail + first));
+        // Not beyond where the index wraps: places are counted up here. PeekOther takes the chain behind it.
+        int most = Math.Min(Math.Min(chains.Length - first, segments.Length - place.Segments), (1 << 16) - position);
         if (Missed || most <= 0)
         {
             return;
@@ -87,9 +89,10 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         // Without NEXT and INDIRECT, and such as the device uses here.
         const uint Flags = virtio_ring.VRING_DESC_F_NEXT | virtio_ring.VRING_DESC_F_INDIRECT | virtio_ring.VRING_DESC_F_WRITE;
         uint plain = TAccess.Access == DeviceAccess.Write ? virtio_ring.VRING_DESC_F_WRITE : 0u;
-        int position = _nextAvail + first;
-        int segment = place.Segments;
         uint payload = (uint)PayloadOffset;
+        var at = new ChainPlace((ushort)position, (ushort)place.Segments);
+        // A copy of this method's own, which stays in registers.
+        TTranslator own = translator;
         int i = 0;
         for (; i < chains.Length; i++)
         {
@@ -107,7 +110,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
                 break;
             }
 
-            if (!translator.TryTranslate(new BusAddress(address), length, TAccess.Access, out HostAddress host))
+            if (!own.TryTranslate(new BusAddress(address), length, TAccess.Access, out HostAddress host))
             {
                 break;
             }
@@ -120,12 +123,13 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             }
 
             segments[i] = new HostSegment(host, length);
-            chains[i] = DescriptorChain.OfOne<TAccess>(head, unchecked((ushort)(position + i)), (ushort)(segment + i), length);
+            chains[i] = DescriptorChain.OfOne<TAccess>(head, at, length);
+            at = at.Next;
         }
 
         place.Chains = first + i;
         place.Taken += i;
-        place.Segments = segment + i;
+        place.Segments += i;
     }
 
     // Any chain. False at an error, and when it does not fit any more.

@@ -57,6 +57,54 @@ public sealed class DatapathTests
         }
     }
 
+    // Places in the ring and in the batch's buffer are counted up together; neither may run into the other where a batch lies across the
+    // ring's end, and where the split layout's index comes back to 0.
+    [TestMethod]
+    [DataRow((ulong)VirtioFeatures.None, 64, DeviceAccess.Read)]
+    [DataRow((ulong)VirtioFeatures.None, 64, DeviceAccess.Write)]
+    [DataRow((ulong)VirtioFeatures.RingPacked, 50, DeviceAccess.Read)]
+    [DataRow((ulong)VirtioFeatures.RingPacked, 50, DeviceAccess.Write)]
+    public void Batches_across_the_ends_of_ring_and_index(ulong features, int size, DeviceAccess access)
+    {
+        bool isPacked = ((VirtioFeatures)features).HasFlag(VirtioFeatures.RingPacked);
+        BufferUse use = access == DeviceAccess.Read ? BufferUse.OnlyReads : BufferUse.OnlyWrites;
+        using var pair = new RingPair(size, (VirtioFeatures)features, use: use);
+        var chains = new DescriptorChain[32];
+        var segments = new HostSegment[32];
+        var used = new UsedChain[32];
+        var completions = new Completion[32];
+        var ids = new ushort[32];
+        int position = 0;
+        // 7 and 64 (50) have nothing in common: batches lie across the ends in every way.
+        for (int batch = 0; batch < 3 * 65536 / 7; batch++)
+        {
+            const int Count = 7;
+            for (int i = 0; i < Count; i++)
+            {
+                Assert.IsTrue(pair.Driver.TryAdd([pair.Segment(i * 64, i + 1, access)], out ids[i]));
+            }
+
+            pair.Driver.Publish();
+            Assert.AreEqual(Count, pair.Device.Peek(ref pair.Translator, chains, segments));
+            for (int i = 0; i < Count; i++)
+            {
+                DescriptorChain chain = chains[i];
+                Assert.AreEqual(
+                    (ids[i], (position + i) % (isPacked ? size : 65536), 1, i, 1, access == DeviceAccess.Read ? 1 : 0),
+                    (chain.Id, chain.Position, chain.Slots, chain.First, chain.Count, chain.ReadableCount));
+                Assert.AreEqual(pair.Data.Address + (ulong)(i * 64), segments[i].Address);
+                Assert.AreEqual(i + 1, (int)segments[i].Length);
+                used[i] = chain.Used(0);
+            }
+
+            position += Count;
+            pair.Device.Consume(chains.AsSpan(0, Count));
+            pair.Device.Complete(used.AsSpan(0, Count));
+            pair.Device.Publish();
+            Assert.AreEqual(Count, pair.Driver.Reap(completions));
+        }
+    }
+
     // The driver asks to be called at the next used chain. It sees that one early, without a call; the call comes with the rest.
     [TestMethod]
     [DataRow((ulong)VirtioFeatures.None)]

@@ -2,7 +2,7 @@ namespace Vfio.Virtio.Tests;
 
 /// <summary>Bus addresses [First, First + Length) are the bytes at Host; everything else is denied. Ranges can be cut at
 /// multiples of Piece, withheld (Miss) from MissFrom on, or closed to writes from ReadOnlyFrom on; and
-/// each NotAtHandEach-th time nothing is at hand.</summary>
+/// each NotAtHandEach-th time in a row nothing is at hand.</summary>
 internal struct PlainTranslator(ulong first, HostAddress host, ulong length) : ITranslator
 {
     public ulong Piece = ulong.MaxValue;
