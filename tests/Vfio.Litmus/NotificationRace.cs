@@ -125,5 +125,9 @@ internal sealed unsafe class NotificationRace : IDisposable
             host = new HostAddress(address.Value - IovaOffset);
             return true;
         }
+
+        public readonly void CountAtHand(int times)
+        {
+        }
     }
 }

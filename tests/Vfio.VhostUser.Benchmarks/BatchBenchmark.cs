@@ -117,5 +117,9 @@ internal static class BatchBenchmark
             host = new HostAddress(address.Value);
             return true;
         }
+
+        public readonly void CountAtHand(int times)
+        {
+        }
     }
 }

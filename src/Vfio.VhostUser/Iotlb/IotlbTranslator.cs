@@ -19,4 +19,8 @@ internal readonly struct IotlbTranslator(IotlbView view) : ITranslator
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
         _view.TryTranslate(new Iova(address.Value), length, access == DeviceAccess.Write ? DmaAccess.Write : DmaAccess.Read, out host);
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void CountAtHand(int times) => _view.CountAtHand(times);
 }

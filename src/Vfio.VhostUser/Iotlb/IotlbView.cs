@@ -118,18 +118,19 @@ public sealed class IotlbView : IDisposable
     public bool TryTranslate(Iova address, uint length, DmaAccess access, out HostAddress host)
     {
         ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
-        if (!last.TryTranslate(address, length, KeyFor(access), access, out host))
+        if (last.TryTranslate(address, length, KeyFor(access), access, out host))
         {
-            last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
-            if (!last.TryTranslate(address, length, KeyFor(access), access, out host))
-            {
-                return false;
-            }
+            return true;
         }
 
-        _hits++;
-        return true;
+        last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
+        return last.TryTranslate(address, length, KeyFor(access), access, out host);
     }
+
+    /// <summary>Counts hits: <see cref="TryTranslate"/> does not, being called for each buffer.</summary>
+    /// <param name="times">How often it was true.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void CountAtHand(int times) => _hits += times;
 
     /// <summary>Translates as much of a range as lies together in this process, and notes what is missing or refused of all of
     /// it.</summary>
@@ -145,6 +146,7 @@ public sealed class IotlbView : IDisposable
     {
         if (TryTranslate(address, length, access, out host))
         {
+            CountAtHand(1);
             usable = length;
             return TranslationStatus.Translated;
         }

@@ -25,6 +25,12 @@ internal struct GuestMemoryTranslator : ITranslator
         _last.TryTranslate(address.Value, length, out host) || _other.TryTranslate(address.Value, length, out host);
 
     /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public readonly void CountAtHand(int times)
+    {
+    }
+
+    /// <inheritdoc/>
     [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(

@@ -24,6 +24,9 @@ internal readonly unsafe struct FlatRing : IRingMemory
     public ulong* Descriptor(uint index) => _descriptors + (2 * (nuint)index);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public ulong* Descriptors(uint index, ref int count) => Descriptor(index);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public ushort* Driver(uint word) => _driver + word;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -10,6 +10,11 @@ internal unsafe interface IRingMemory
     /// <summary>A descriptor: 16 bytes, aligned to 16.</summary>
     ulong* Descriptor(uint index);
 
+    /// <summary>Descriptors that follow each other.</summary>
+    /// <param name="index">The first.</param>
+    /// <param name="count">How many are wanted, at least 1, all inside; how many lie together, at least 1.</param>
+    ulong* Descriptors(uint index, ref int count);
+
     /// <summary>A 16-bit word of the driver area. Words 0 and 1 may be read as one (a packed ring's event suppression).</summary>
     ushort* Driver(uint word);
 

@@ -26,4 +26,8 @@ public interface ITranslator
     /// <returns>False says nothing about the range: <see cref="Translate"/> is asked then.</returns>
     /// <remarks>The ring asks a copy of its own: what an answer changes in the translator itself is lost.</remarks>
     bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host);
+
+    /// <summary>Says how often <see cref="TryTranslate"/> was true of late: for those who count.</summary>
+    /// <param name="times">So often.</param>
+    void CountAtHand(int times);
 }

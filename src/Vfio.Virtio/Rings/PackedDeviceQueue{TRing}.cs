@@ -90,7 +90,8 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         }
 
         int first = place.Chains;
-        // Not beyond the ring's end: the wrap counter is a constant here. PeekOther takes the chain behind it.
+        // Not beyond the ring's end, nor its page's: the wrap counter is a constant here, and the next descriptor 16 bytes on. PeekOther
+        // takes the chain behind it.
         int most = Math.Min(
             Math.Min(chains.Length - first, segments.Length - place.Segments),
             Size - Math.Max(place.Outstanding, place.Slot));
@@ -99,6 +100,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
             return;
         }
 
+        ulong* words = _ring.Descriptors((uint)place.Slot, ref most);
         chains = chains.Slice(first, most);
         segments = segments.Slice(place.Segments, most);
         // Without NEXT and INDIRECT, and such as the device uses here.
@@ -106,8 +108,6 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         ulong wanted = ((ulong)(place.Wrap ? PackedDescriptor.AvailFlag : PackedDescriptor.UsedFlag)
             | (TAccess.Access == DeviceAccess.Write ? Write : 0)) << 48;
         uint payload = (uint)PayloadOffset;
-        TRing ring = _ring;
-        uint slot = (uint)place.Slot;
         var at = new ChainPlace((ushort)place.Slot, (ushort)place.Segments);
         // A copy of this method's own, which stays in registers.
         TTranslator own = translator;
@@ -115,7 +115,6 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         for (; i < chains.Length; i++)
         {
             // ORDER: length, id and flags before the address; pairs with the driver's release of the flags, which it writes last.
-            ulong* words = ring.Descriptor(slot);
             ulong control = Barriers.ReadAcquire(words + 1);
             uint length = (uint)(control & uint.MaxValue);
             ulong address = *words;
@@ -139,9 +138,10 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
             segments[i] = new HostSegment(host, length);
             chains[i] = DescriptorChain.OfOne<TAccess>((ushort)((control >> 32) & 0xFFFF), at, length);
             at = at.Next;
-            slot++;
+            words += 2;
         }
 
+        translator.CountAtHand(i);
         place.Chains = first + i;
         place.Taken += i;
         place.Segments += i;

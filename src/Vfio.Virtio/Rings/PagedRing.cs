@@ -10,6 +10,13 @@ internal readonly unsafe struct PagedRing(RingAddresses.RingAreas areas) : IRing
 
     public ulong* Descriptor(uint index) => (ulong*)_descriptors.At(16 * index);
 
+    public ulong* Descriptors(uint index, ref int count)
+    {
+        byte* first = _descriptors.At(16 * index, out uint together);
+        count = (int)Math.Min((uint)count, together / 16);
+        return (ulong*)first;
+    }
+
     public ushort* Driver(uint word) => (ushort*)_driver.At(2 * word);
 
     public ushort* Device(uint word) => (ushort*)_device.At(2 * word);

@@ -55,9 +55,15 @@ public sealed unsafe class RingArea
 
     /// <summary>Where a byte is.</summary>
     /// <param name="offset">From the first; below <see cref="Length"/>.</param>
-    internal byte* At(uint offset)
+    internal byte* At(uint offset) => At(offset, out _);
+
+    /// <summary>Where a byte is, and how far its page goes.</summary>
+    /// <param name="offset">From the first; below <see cref="Length"/>.</param>
+    /// <param name="together">Bytes from there to the end of its page, which lie together.</param>
+    internal byte* At(uint offset, out uint together)
     {
         uint place = _first + offset;
+        together = Page - (place % Page);
         // Beyond the last page this throws: the caller's mask or count was wrong.
         return (byte*)_pages[place / Page] + (place % Page);
     }

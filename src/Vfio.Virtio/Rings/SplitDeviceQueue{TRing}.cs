@@ -127,6 +127,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             at = at.Next;
         }
 
+        translator.CountAtHand(i);
         place.Chains = first + i;
         place.Taken += i;
         place.Segments += i;

@@ -21,6 +21,10 @@ internal readonly struct SimTranslator(SimPciDevice device) : ITranslator
         return false;
     }
 
+    public void CountAtHand(int times)
+    {
+    }
+
     /// <summary>The device's side of a ring that its driver laid out.</summary>
     /// <param name="size">Entries.</param>
     /// <param name="features">What was negotiated.</param>

@@ -98,6 +98,7 @@ public sealed class DatapathTests
             }
 
             position += Count;
+            Assert.AreEqual(position, pair.Translator.Data.Found, "translations counted");
             pair.Device.Consume(chains.AsSpan(0, Count));
             pair.Device.Complete(used.AsSpan(0, Count));
             pair.Device.Publish();

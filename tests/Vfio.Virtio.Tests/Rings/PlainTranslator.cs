@@ -10,6 +10,7 @@ internal struct PlainTranslator(ulong first, HostAddress host, ulong length) : I
     public ulong ReadOnlyFrom = ulong.MaxValue;
     public int NotAtHandEach;
     public int Misses;
+    public int Found;
     private int _tries;
 
     public TranslationStatus Translate(
@@ -17,8 +18,11 @@ internal struct PlainTranslator(ulong first, HostAddress host, ulong length) : I
     {
         TranslationStatus status = Find(address, length1, access, out host1, out usable);
         Misses += status == TranslationStatus.Miss ? 1 : 0;
+        Found += status == TranslationStatus.Translated ? 1 : 0;
         return status;
     }
+
+    public void CountAtHand(int times) => Found += times;
 
     public bool TryTranslate(BusAddress address, uint length1, DeviceAccess access, out HostAddress host1) =>
         Find(address, length1, access, out host1, out uint usable) == TranslationStatus.Translated && usable == length1

@@ -134,4 +134,6 @@ internal struct TwoPartTranslator(PlainTranslator ring, PlainTranslator data) : 
     public bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
         address.Value >= RingPair.RingBus
             ? Ring.TryTranslate(address, length, access, out host) : Data.TryTranslate(address, length, access, out host);
+
+    public void CountAtHand(int times) => Data.CountAtHand(times);
 }
