@@ -18,6 +18,6 @@ internal readonly struct ChainPlace
     /// <summary>The segment in bits 48 to 63, the position in bits 32 to 47, and nothing below.</summary>
     internal ulong Word { get; }
 
-    /// <summary>The next place and the next segment. Neither wraps: what is beyond 65535 is no place.</summary>
+    /// <summary>The next place and the next segment. Behind position or segment 65535 it is no place, and not to be used.</summary>
     internal ChainPlace Next => new(unchecked(Word + (1ul << PositionShift) + (1ul << SegmentShift)));
 }

@@ -73,8 +73,9 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         return place.Taken;
     }
 
-    // Chains of one descriptor whose memory lies in one piece, and where is at hand: nearly all that a network driver makes. No call is
-    // made here, so that everything stays in registers. Ends at the first one that is anything else, or not there.
+    // Chains of one descriptor whose memory lies in one piece, and where is at hand: nearly all that a network driver makes. Over a
+    // flat ring no call is made in the loop, so that what lives there stays in registers. Ends at the first one that is anything else, or
+    // not there.
     private void PeekPlain<TTranslator, TAccess>(
         ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
         where TTranslator : struct, ITranslator
@@ -109,7 +110,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
             | (TAccess.Access == DeviceAccess.Write ? Write : 0)) << 48;
         uint payload = (uint)PayloadOffset;
         var at = new ChainPlace((ushort)place.Slot, (ushort)place.Segments);
-        // A copy of this method's own, which stays in registers.
+        // A copy that only this method knows.
         TTranslator own = translator;
         int i = 0;
         for (; i < chains.Length; i++)
@@ -299,7 +300,8 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         }
 
         // virtio 1.3, 2.8.9 "In-order use of descriptors": one used descriptor at the batch's first slot, with the id of its last
-        // buffer; then skip over the batch.
+        // buffer; then skip over the batch. Batches that are held back are not made one: DPDK's driver (22.11), which frees the
+        // buffers of a used descriptor all at once, is slower then.
         int slots = 0;
         foreach (UsedChain chain in used)
         {

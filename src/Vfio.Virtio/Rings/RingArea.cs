@@ -57,9 +57,9 @@ public sealed unsafe class RingArea
     /// <param name="offset">From the first; below <see cref="Length"/>.</param>
     internal byte* At(uint offset) => At(offset, out _);
 
-    /// <summary>Where a byte is, and how far its page goes.</summary>
+    /// <summary>Where a byte is, and how far its page goes; the area may end before.</summary>
     /// <param name="offset">From the first; below <see cref="Length"/>.</param>
-    /// <param name="together">Bytes from there to the end of its page, which lie together.</param>
+    /// <param name="together">Bytes from there to the end of its page.</param>
     internal byte* At(uint offset, out uint together)
     {
         uint place = _first + offset;

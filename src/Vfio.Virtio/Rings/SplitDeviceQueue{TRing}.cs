@@ -66,8 +66,8 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         return place.Taken;
     }
 
-    // Chains of one descriptor whose memory lies in one piece, and where is at hand: nearly all that a network driver makes. No call is
-    // made here, so that everything stays in registers. Ends at the first one that is anything else.
+    // Chains of one descriptor whose memory lies in one piece, and where is at hand: nearly all that a network driver makes. Over a
+    // flat ring no call is made in the loop, so that what lives there stays in registers. Ends at the first one that is anything else.
     private void PeekPlain<TTranslator, TAccess>(
         ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments, ref Place place)
         where TTranslator : struct, ITranslator
@@ -91,7 +91,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         uint plain = TAccess.Access == DeviceAccess.Write ? virtio_ring.VRING_DESC_F_WRITE : 0u;
         uint payload = (uint)PayloadOffset;
         var at = new ChainPlace((ushort)position, (ushort)place.Segments);
-        // A copy of this method's own, which stays in registers.
+        // A copy that only this method knows.
         TTranslator own = translator;
         int i = 0;
         for (; i < chains.Length; i++)

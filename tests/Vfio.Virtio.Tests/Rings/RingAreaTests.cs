@@ -17,6 +17,10 @@ public sealed unsafe class RingAreaTests
         Assert.AreEqual(Host + 0xFFF, (ulong)area.At(0x7FF));
         Assert.AreEqual(Host + 0x2FFF, (ulong)area.At(0x27FF));
         Assert.AreEqual(Host - 0x9000, (ulong)area.At(0x2800));
+        _ = (ulong)area.At(0x7F0, out uint together);
+        Assert.AreEqual(0x10u, together);
+        _ = (ulong)area.At(0x800, out together);
+        Assert.AreEqual(0x1000u, together);
         Assert.ThrowsExactly<IndexOutOfRangeException>(() => _ = (ulong)area.At(0x3800));
     }
 
