@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
@@ -16,6 +17,7 @@ public sealed class IotlbView : IDisposable
     private const int LastHitBits = 11;
     private const int LastLargeHitBits = 9;
     private const ulong LargePage = 2 << 20;
+    private const int LastHitSizeBits = 5;
     // What one burst can ask: as much as fits is asked now, the rest when the burst comes back.
     private const int MaxQuestions = 512;
     // On top of that: a refusal may stop the queue, which then does not come back for it.
@@ -212,8 +214,11 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private ref LastHit LastLarge(Iova address)
     {
-        ulong page = address.Value / LargePage;
-        return ref _lastLargeHits[unchecked((int)page) & ((1 << LastLargeHitBits) - 1)];
+        // The page's number times the size of an entry is one shift; the index would be two.
+        // SAFETY: the mask leaves the start of one of the table's entries.
+        const int Size = 1 << LastHitSizeBits;
+        ulong offset = address.Value / (LargePage / Size) & (((1 << LastLargeHitBits) - 1) * Size);
+        return ref Unsafe.AddByteOffset(ref _lastLargeHits[0], (nuint)offset);
     }
 
     [MemberNotNull(nameof(_snapshot))]
@@ -317,15 +322,16 @@ public sealed class IotlbView : IDisposable
     }
 
     // Where something was found, and by which key: the generation, and the access that is allowed.
+    [StructLayout(LayoutKind.Sequential, Size = 1 << LastHitSizeBits)]
     private readonly struct LastHit(AddressWindow window, ulong key)
     {
         private readonly AddressWindow _window = window;
         private readonly ulong _key = key;
 
-        // One comparison for both: the same generation, and the access among what is allowed.
+        // One check for both: the same generation, and the access among what is allowed.
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public bool TryTranslate(Iova address, uint length, ulong key, DmaAccess access, out HostAddress host) =>
-            _window.TryTranslate(address.Value, length, out host) && (_key & (~3ul | (ulong)access)) == key;
+            _window.TryTranslate(address.Value, length, out host) && ((_key ^ key) & (~3ul | (ulong)access)) == 0;
     }
 
     [InlineArray(1 << LastHitBits)]
