@@ -71,6 +71,9 @@ public sealed class IotlbView : IDisposable
         _missedIn is not null && _missedIn == _iotlb.Snapshot
         && Stopwatch.GetElapsedTime(_missedAt) < _iotlb.Questions.Timeout;
 
+    /// <summary>Whether the last batch was cut short by what is not known yet, whether or not that has come meanwhile.</summary>
+    public bool HasMissed { get; private set; }
+
     /// <summary>Whether <see cref="TakeAnswers"/> is due before the next batch.</summary>
     public bool AreAnswersAwaited => _answers is { AreAwaited: true };
 
@@ -103,6 +106,7 @@ public sealed class IotlbView : IDisposable
     {
         _questionCount = 0;
         _missedIn = null;
+        HasMissed = false;
         IotlbSnapshot snapshot = _iotlb.Snapshot;
         if (snapshot != _snapshot)
         {
@@ -167,6 +171,7 @@ public sealed class IotlbView : IDisposable
             return;
         }
 
+        HasMissed = true;
         int count = _iotlb.Questions.Pick(_questions.AsSpan(0, _questionCount), _sending, out int own);
         int sent = count == 0 ? 0 : _send(_sending.AsSpan(0, count));
         if (sent != 0)

@@ -32,8 +32,9 @@ public abstract class NetQueue
     /// <summary>What the driver did wrong; it stays, and the ring is dead until it is set up anew.</summary>
     public RingError Error => Queue.Error;
 
-    /// <summary>Whether the front-end was asked where buffers are and has not answered yet: they wait, nothing is wrong.</summary>
-    public bool IsWaitingForTranslation => Ring.Iotlb is { IsWaiting: true };
+    /// <summary>Whether the last batch met buffers of which the front-end has to tell where they are: they wait, nothing is wrong. The
+    /// next batch may find the answer.</summary>
+    public bool IsWaitingForTranslation => Ring.Iotlb is { HasMissed: true };
 
     /// <summary>Whether <see cref="TakeAnswers"/> is due before the next batch.</summary>
     public bool AreAnswersAwaited => Ring.Iotlb is { AreAnswersAwaited: true };

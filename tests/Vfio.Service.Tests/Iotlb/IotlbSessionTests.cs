@@ -109,6 +109,32 @@ public sealed class IotlbSessionTests : IDisposable
     }
 
     [TestMethod]
+    public void A_frame_waits_for_a_translation_that_comes_late()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        for (uint i = 0; i < 25; i++)
+        {
+            // Longer than a frame waits for a buffer, shorter than for a translation. Not in the IOMMU's own tables: only this update tells.
+            uint iova = 100 + (2 * i);
+            long unanswered = _guest.Frontend.Unanswered;
+            var answer = Task.Run(() =>
+            {
+                Until(() => _guest.Frontend.Unanswered > unanswered, "nothing was asked");
+                long asked = Stopwatch.GetTimestamp();
+                Until(() => Stopwatch.GetElapsedTime(asked).TotalMilliseconds > 60, "the clock stands still");
+                for (uint page = 0; page < 2; page++)
+                {
+                    _guest.Frontend.Update(
+                        IovaRange.Of(Base + ((iova + page) * Page), Page), _guest.AddressOf((2 + page) * Page), DmaAccess.Write);
+                }
+            });
+            RoundTrip((byte)i, [(0, 0), (1, 1)], [(2, iova), (3, iova + 1)]);
+            answer.Wait();
+        }
+    }
+
+    [TestMethod]
     public void A_frame_in_memory_that_may_not_be_read_breaks_the_ring_and_is_reported_once()
     {
         Map(0, 0, DmaAccess.Write);
