@@ -7,6 +7,7 @@ namespace Vfio.VhostUser;
 internal readonly struct IotlbTranslator(IotlbView view) : ITranslator
 {
     private readonly IotlbView _view = view;
+    private readonly IotlbLastHits _lastHits = view.LastHits;
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -18,7 +19,7 @@ internal readonly struct IotlbTranslator(IotlbView view) : ITranslator
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool TryTranslate(BusAddress address, uint length, DeviceAccess access, out HostAddress host) =>
-        _view.TryTranslate(new Iova(address.Value), length, access == DeviceAccess.Write ? DmaAccess.Write : DmaAccess.Read, out host);
+        _lastHits.TryTranslate(new Iova(address.Value), length, access == DeviceAccess.Write ? DmaAccess.Write : DmaAccess.Read, out host);
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

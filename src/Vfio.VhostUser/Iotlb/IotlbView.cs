@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
@@ -11,13 +10,6 @@ namespace Vfio.VhostUser;
 /// <see cref="GracePeriodReader"/>. Nothing here allocates or waits.</remarks>
 public sealed class IotlbView : IDisposable
 {
-    // Last hits by page: 64 KiB of them, which stay in the second-level cache. Ranges of a large page and more have their own by large
-    // page, of which few are enough for all buffers in them: they stay in the first-level cache, and displace each other only
-    // where large pages are a gigabyte apart.
-    private const int LastHitBits = 11;
-    private const int LastLargeHitBits = 9;
-    private const ulong LargePage = 2 << 20;
-    private const int LastHitSizeBits = 5;
     // What one burst can ask: as much as fits is asked now, the rest when the burst comes back.
     private const int MaxQuestions = 512;
     // On top of that: a refusal may stop the queue, which then does not come back for it.
@@ -31,19 +23,12 @@ public sealed class IotlbView : IDisposable
     private readonly IotlbQuestion[] _questions = new IotlbQuestion[MaxQuestions + RoomForRefusals];
     private readonly IotlbQuestion[] _sending = new IotlbQuestion[MaxQuestions + RoomForRefusals];
     private IotlbSnapshot _snapshot;
-    // What a last hit's key must hold: the generation, and the access.
-    private ulong _readKey;
-    private ulong _writeKey;
-    // Which table the last search filled: the likelier one to have the next translation.
-    private bool _smallFirst;
     private int _questionCount;
     private IotlbSnapshot? _missedIn;
     private long _missedAt;
     private long _hits;
     private long _misses;
     private long _accessFailures;
-    private LastLargeHits _lastLargeHits;
-    private LastHits _lastHits;
 
     /// <summary>A view for one queue.</summary>
     /// <param name="iotlb">The device's IOTLB.</param>
@@ -79,6 +64,9 @@ public sealed class IotlbView : IDisposable
 
     /// <summary>Whether something was missing or refused in this batch: <see cref="Ask"/> is due.</summary>
     public bool HasQuestions => _questionCount != 0;
+
+    /// <summary>What <see cref="TryTranslate"/> asks, for who does so in a loop.</summary>
+    internal IotlbLastHits LastHits { get; } = new();
 
     /// <summary><see cref="IotlbSnapshot.Generation"/> of this batch's translations.</summary>
     internal long Generation => _snapshot.Generation;
@@ -117,21 +105,12 @@ public sealed class IotlbView : IDisposable
     /// <summary>Translates a range that lies together in this process, where a last hit tells.</summary>
     /// <param name="address">The first byte; <c>address + length - 1</c> does not wrap.</param>
     /// <param name="length">Bytes, at least 1.</param>
-    /// <param name="access">What is to be done there.</param>
+    /// <param name="access">What is to be done there. Both at once is not at hand.</param>
     /// <param name="host">Where the first byte of all of them is, if the answer is true.</param>
     /// <returns>False says nothing about the range: <see cref="Translate"/> does.</returns>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool TryTranslate(Iova address, uint length, DmaAccess access, out HostAddress host)
-    {
-        ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
-        if (last.TryTranslate(address, length, KeyFor(access), access, out host))
-        {
-            return true;
-        }
-
-        last = ref _smallFirst ? ref LastLarge(address) : ref Last(address);
-        return last.TryTranslate(address, length, KeyFor(access), access, out host);
-    }
+    public bool TryTranslate(Iova address, uint length, DmaAccess access, out HostAddress host) =>
+        LastHits.TryTranslate(address, length, access, out host);
 
     /// <summary>Counts hits: <see cref="TryTranslate"/> does not, being called for each buffer.</summary>
     /// <param name="times">How often it was true.</param>
@@ -206,40 +185,12 @@ public sealed class IotlbView : IDisposable
         AccessFailures = counters.AccessFailures + Volatile.Read(ref _accessFailures),
     };
 
-    // Neighbouring pages have neighbouring entries, so that buffers that follow each other share cache lines here too. Where the entries
-    // of so many pages start is hashed (Fibonacci hashing: Knuth, TAOCP 6.4), as buffers at one place of many large pages would meet.
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ref LastHit Last(Iova address)
-    {
-        ulong page = address.Value / IotlbQuestion.PageSize;
-        ulong start = unchecked((page >> LastHitBits) * 0x9E37_79B9_7F4A_7C15) >> (64 - LastHitBits);
-        return ref _lastHits[unchecked((int)(page + start)) & ((1 << LastHitBits) - 1)];
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ref LastHit LastLarge(Iova address)
-    {
-        // The page's number times the size of an entry is one shift; the index would be two.
-        // SAFETY: the mask leaves the start of one of the table's entries.
-        const int Size = 1 << LastHitSizeBits;
-        ulong offset = address.Value / (LargePage / Size) & (((1 << LastLargeHitBits) - 1) * Size);
-        return ref Unsafe.AddByteOffset(ref _lastLargeHits[0], (nuint)offset);
-    }
-
     [MemberNotNull(nameof(_snapshot))]
     private void Take(IotlbSnapshot snapshot)
     {
         _snapshot = snapshot;
-        _readKey = KeyOf(snapshot, DmaAccess.Read);
-        _writeKey = KeyOf(snapshot, DmaAccess.Write);
+        LastHits.Begin(snapshot.Generation);
     }
-
-    private static ulong KeyOf(IotlbSnapshot snapshot, DmaAccess access) => ((ulong)snapshot.Generation << 2) | (ulong)access;
-
-    // A constant access leaves one of the three.
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private ulong KeyFor(DmaAccess access) =>
-        access == DmaAccess.Read ? _readKey : access == DmaAccess.Write ? _writeKey : _readKey | (ulong)access;
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private TranslationStatus Search(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
@@ -248,11 +199,7 @@ public sealed class IotlbView : IDisposable
         {
             ulong span = found.Range.Last - found.Range.First;
             ulong offset = address - found.Range.First;
-            _smallFirst = span < LargePage - 1;
-            ref LastHit last = ref _smallFirst ? ref Last(address) : ref LastLarge(address);
-            last = new LastHit(
-                new AddressWindow(found.Range.First.Value, Math.Min(span + 1, long.MaxValue), found.Host.Value),
-                KeyOf(_snapshot, found.Access));
+            LastHits.Add(found, address);
             host = new HostAddress(found.Host.Value + Speculation.Clamp(offset, span));
             usable = (uint)Math.Min(length - 1, span - offset) + 1;
             _hits++;
@@ -324,30 +271,5 @@ public sealed class IotlbView : IDisposable
             page += IotlbQuestion.PageSize;
             address = page;
         }
-    }
-
-    // Where something was found, and by which key: the generation, and the access that is allowed.
-    [StructLayout(LayoutKind.Sequential, Size = 1 << LastHitSizeBits)]
-    private readonly struct LastHit(AddressWindow window, ulong key)
-    {
-        private readonly AddressWindow _window = window;
-        private readonly ulong _key = key;
-
-        // One check for both: the same generation, and the access among what is allowed.
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public bool TryTranslate(Iova address, uint length, ulong key, DmaAccess access, out HostAddress host) =>
-            _window.TryTranslate(address.Value, length, out host) && ((_key ^ key) & (~3ul | (ulong)access)) == 0;
-    }
-
-    [InlineArray(1 << LastHitBits)]
-    private struct LastHits
-    {
-        private LastHit _first;
-    }
-
-    [InlineArray(1 << LastLargeHitBits)]
-    private struct LastLargeHits
-    {
-        private LastHit _first;
     }
 }

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Vfio.Linux;
 
 namespace Vfio.Virtio;
@@ -102,8 +103,10 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         }
 
         ulong* words = _ring.Descriptors((uint)place.Slot, ref most);
-        chains = chains.Slice(first, most);
-        segments = segments.Slice(place.Segments, most);
+        // SAFETY: both have this many elements, and the descriptors end first.
+        ref DescriptorChain chain = ref MemoryMarshal.GetReference(chains.Slice(first, most));
+        ref HostSegment segment = ref MemoryMarshal.GetReference(segments.Slice(place.Segments, most));
+        ulong* end = words + (2 * most);
         // Without NEXT and INDIRECT, and such as the device uses here.
         const ulong Mask = (Layout | Write) << 48;
         ulong wanted = ((ulong)(place.Wrap ? PackedDescriptor.AvailFlag : PackedDescriptor.UsedFlag)
@@ -112,8 +115,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         var at = new ChainPlace((ushort)place.Slot, (ushort)place.Segments);
         // A copy that only this method knows.
         TTranslator own = translator;
-        int i = 0;
-        for (; i < chains.Length; i++)
+        for (; words != end; words += 2)
         {
             // ORDER: length, id and flags before the address; pairs with the driver's release of the flags, which it writes last.
             ulong control = Barriers.ReadAcquire(words + 1);
@@ -136,18 +138,20 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
                 CacheLines.Prefetch((void*)(host.Value + payload));
             }
 
-            segments[i] = new HostSegment(host, length);
-            chains[i] = DescriptorChain.OfOne<TAccess>((ushort)((control >> 32) & 0xFFFF), at, length);
+            segment = new HostSegment(host, length);
+            chain = DescriptorChain.OfOne<TAccess>(unchecked((ushort)(control >> 32)), at, length);
+            segment = ref Unsafe.Add(ref segment, 1);
+            chain = ref Unsafe.Add(ref chain, 1);
             at = at.Next;
-            words += 2;
         }
 
-        translator.CountAtHand(i);
-        place.Chains = first + i;
-        place.Taken += i;
-        place.Segments += i;
-        place.Outstanding += i;
-        place.Slot += i;
+        int count = most - (int)((ulong)(end - words) / 2);
+        translator.CountAtHand(count);
+        place.Chains = first + count;
+        place.Taken += count;
+        place.Segments += count;
+        place.Outstanding += count;
+        place.Slot += count;
         if (place.Slot == Size)
         {
             place.Slot = 0;

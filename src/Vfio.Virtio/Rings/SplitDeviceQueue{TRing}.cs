@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Vfio.Linux;
 
 namespace Vfio.Virtio;
@@ -82,8 +83,9 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             return;
         }
 
-        chains = chains.Slice(first, most);
-        segments = segments.Slice(place.Segments, most);
+        // SAFETY: both have this many elements.
+        ref DescriptorChain chain = ref MemoryMarshal.GetReference(chains.Slice(first, most));
+        ref HostSegment segment = ref MemoryMarshal.GetReference(segments.Slice(place.Segments, most));
         uint mask = _mask;
         TRing ring = _ring;
         // Without NEXT and INDIRECT, and such as the device uses here.
@@ -93,10 +95,11 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
         var at = new ChainPlace((ushort)position, (ushort)place.Segments);
         // A copy that only this method knows.
         TTranslator own = translator;
-        int i = 0;
-        for (; i < chains.Length; i++)
+        int end = position + most;
+        int next = position;
+        for (; next != end; next++)
         {
-            ushort head = *ring.Driver(RingWord + ((uint)(position + i) & mask));
+            ushort head = *ring.Driver(RingWord + ((uint)next & mask));
             if (head > mask)
             {
                 break;
@@ -122,15 +125,18 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
                 CacheLines.Prefetch((void*)(host.Value + payload));
             }
 
-            segments[i] = new HostSegment(host, length);
-            chains[i] = DescriptorChain.OfOne<TAccess>(head, at, length);
+            segment = new HostSegment(host, length);
+            chain = DescriptorChain.OfOne<TAccess>(head, at, length);
+            segment = ref Unsafe.Add(ref segment, 1);
+            chain = ref Unsafe.Add(ref chain, 1);
             at = at.Next;
         }
 
-        translator.CountAtHand(i);
-        place.Chains = first + i;
-        place.Taken += i;
-        place.Segments += i;
+        int count = next - position;
+        translator.CountAtHand(count);
+        place.Chains = first + count;
+        place.Taken += count;
+        place.Segments += count;
     }
 
     // Any chain. False at an error, and when it does not fit any more.
