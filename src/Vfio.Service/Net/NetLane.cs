@@ -230,6 +230,13 @@ internal sealed class NetLane : IPollable, IDisposable
         _waitingSince = _waitingSince == 0 ? now : _waitingSince;
         // The driver gave buffers; where they are is on its way from the front-end.
         bool isAsked = receive is { IsWaitingForTranslation: true };
+        if (isAsked && _gaveUp)
+        {
+            // For want of buffers; now there are some.
+            _gaveUp = false;
+            _waitingSince = now;
+        }
+
         if ((isAsked || !_gaveUp) && now - _waitingSince < (isAsked ? TranslationPatienceTicks : PatienceTicks))
         {
             return false;

@@ -135,6 +135,24 @@ public sealed class IotlbSessionTests : IDisposable
     }
 
     [TestMethod]
+    public void A_frame_that_found_no_buffer_long_ago_costs_no_later_one()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        Send(2, [(0, 0), (1, 1)]);
+        var completion = new Completion[1];
+        Until(() => _guest.Transmit.Reap(completion) == 1, "the frame was not taken");
+        long sent = Stopwatch.GetTimestamp();
+        // Longer than anything is waited for.
+        Until(() => Stopwatch.GetElapsedTime(sent).TotalSeconds > 1.5, "the clock stands still");
+        Assert.AreEqual(1, _backend.Port.Counters[0].DroppedNoBuffer);
+        // Translations that are not there yet.
+        Map(100, 2, DmaAccess.Write);
+        Map(101, 3, DmaAccess.Write);
+        RoundTrip(3, [(0, 0), (1, 1)], [(2, 100), (3, 101)]);
+    }
+
+    [TestMethod]
     public void A_frame_in_memory_that_may_not_be_read_breaks_the_ring_and_is_reported_once()
     {
         Map(0, 0, DmaAccess.Write);
