@@ -86,18 +86,13 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         const ulong Indirect = virtio_ring.VRING_DESC_F_INDIRECT;
         const ulong Write = virtio_ring.VRING_DESC_F_WRITE;
         const ulong Layout = PackedDescriptor.AvailFlag | PackedDescriptor.UsedFlag | Next | Indirect;
-        if (Missed)
-        {
-            return;
-        }
-
         int first = place.Chains;
         // Not beyond the ring's end, nor its page's: the wrap counter is a constant here, and the next descriptor 16 bytes on. PeekOther
         // takes the chain behind it.
         int most = Math.Min(
             Math.Min(chains.Length - first, segments.Length - place.Segments),
             Size - Math.Max(place.Outstanding, place.Slot));
-        if (most <= 0)
+        if (Missed || most <= 0)
         {
             return;
         }

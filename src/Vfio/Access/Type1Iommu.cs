@@ -61,7 +61,7 @@ public sealed unsafe class Type1Iommu
                 int result = _kernel.Ioctl(_container.Number, vfio.VFIO_IOMMU_GET_INFO, info);
                 if (result < 0)
                 {
-                    throw VfioFailure.Exception("VFIO_IOMMU_GET_INFO", (Errno)(-result), string.Empty);
+                    throw VfioFailures.Exception("VFIO_IOMMU_GET_INFO", (Errno)(-result), string.Empty);
                 }
 
                 if (info->argsz <= buffer.Length)
@@ -112,7 +112,7 @@ public sealed unsafe class Type1Iommu
         Errno errno = TryMap(range, address, access);
         if (errno != Errno.None)
         {
-            throw VfioFailure.Exception("VFIO_IOMMU_MAP_DMA", errno, Describe(range, address, access));
+            throw VfioFailures.Exception("VFIO_IOMMU_MAP_DMA", errno, Describe(range, address, access));
         }
     }
 
@@ -223,7 +223,7 @@ public sealed unsafe class Type1Iommu
     {
         if (result < 0)
         {
-            throw VfioFailure.Exception("VFIO_IOMMU_UNMAP_DMA", (Errno)(-result), $"iova {range}");
+            throw VfioFailures.Exception("VFIO_IOMMU_UNMAP_DMA", (Errno)(-result), $"iova {range}");
         }
 
         if (unmapped != range.Length)
@@ -241,14 +241,14 @@ public sealed unsafe class Type1Iommu
     {
         if (result < 0)
         {
-            throw VfioFailure.Exception("VFIO_IOMMU_DIRTY_PAGES", (Errno)(-result), detail);
+            throw VfioFailures.Exception("VFIO_IOMMU_DIRTY_PAGES", (Errno)(-result), detail);
         }
     }
 
     private ulong CheckBitmap(IovaRange range, Span<ulong> bitmap)
     {
         DirtyCapability capability = DirtyTracking
-            ?? throw VfioFailure.Exception("VFIO_IOMMU_DIRTY_PAGES", Errno.ENOTTY, $"iova {range}");
+            ?? throw VfioFailures.Exception("VFIO_IOMMU_DIRTY_PAGES", Errno.ENOTTY, $"iova {range}");
         ulong words = ((range.Length / capability.PageSize) + 63) / 64;
         ArgumentOutOfRangeException.ThrowIfLessThan((ulong)bitmap.Length, words, nameof(bitmap));
         // The kernel overwrites some words and adds to others, as its mappings lie (update_user_bitmap).

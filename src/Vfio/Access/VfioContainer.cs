@@ -43,7 +43,7 @@ public sealed unsafe class VfioContainer : IDisposable
         int result = kernel.Open("/dev/vfio/vfio", Fcntl.O_RDWR);
         if (result < 0)
         {
-            throw VfioFailure.Exception("open(/dev/vfio/vfio)", (Errno)(-result), "VFIO container");
+            throw VfioFailures.Exception("open(/dev/vfio/vfio)", (Errno)(-result), "VFIO container");
         }
 
         var descriptor = new FileDescriptor(kernel, result);
@@ -60,7 +60,7 @@ public sealed unsafe class VfioContainer : IDisposable
                 kernel.Ioctl(result, vfio.VFIO_CHECK_EXTENSION, (void*)vfio.VFIO_TYPE1v2_IOMMU), "VFIO_CHECK_EXTENSION", "type1 version 2");
             return offered == 1
                 ? new VfioContainer(kernel, sysfs ?? new Sysfs(), descriptor)
-                : throw VfioFailure.Exception("VFIO_CHECK_EXTENSION", Errno.EINVAL,
+                : throw VfioFailures.Exception("VFIO_CHECK_EXTENSION", Errno.EINVAL,
                     "type1 version 2 (version 1 loses unmaps without a word, so it is never used)");
         }
         catch
@@ -128,7 +128,7 @@ public sealed unsafe class VfioContainer : IDisposable
 
     /// <summary>The result, or the exception for it.</summary>
     internal static int Check(int result, string call, string detail) =>
-        result < 0 ? throw VfioFailure.Exception(call, (Errno)(-result), detail) : result;
+        result < 0 ? throw VfioFailures.Exception(call, (Errno)(-result), detail) : result;
 
     // What sysfs tells before the first call, so that the message names what is really wrong.
     private int FindGroup(PciAddress address)

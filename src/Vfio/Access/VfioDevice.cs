@@ -128,7 +128,7 @@ public sealed unsafe class VfioDevice : IDisposable
         if (result < 0)
         {
             descriptor.Dispose();
-            throw VfioFailure.Exception("VFIO_DEVICE_GET_INFO", (Errno)(-result), address.ToString());
+            throw VfioFailures.Exception("VFIO_DEVICE_GET_INFO", (Errno)(-result), address.ToString());
         }
 
         return new VfioDevice(kernel, descriptor, address, info);
@@ -139,6 +139,6 @@ public sealed unsafe class VfioDevice : IDisposable
         ObjectDisposedException.ThrowIf(Descriptor.IsClosed, this);
         return index < _regions.Length
             ? _regions[index] ??= VfioRegion.Open(_kernel, this, index)
-            : throw VfioFailure.Exception("VFIO_DEVICE_GET_REGION_INFO", Errno.EINVAL, $"{Address} region {index}");
+            : throw VfioFailures.Exception("VFIO_DEVICE_GET_REGION_INFO", Errno.EINVAL, $"{Address} region {index}");
     }
 }

@@ -2,30 +2,25 @@ using Vfio.Linux;
 
 namespace Vfio;
 
-/// <summary>What an error number of one VFIO call means, and what to do about it.</summary>
-/// <param name="Call">The call in the kernel's spelling.</param>
-/// <param name="Errno">The error number.</param>
-/// <param name="Cause">What the kernel says with it.</param>
-/// <param name="Cure">What the user can do.</param>
-public sealed record VfioFailure(string Call, Errno Errno, string Cause, string Cure)
+/// <summary>What the error numbers of VFIO's calls mean, and what to do about them. What any call may fail with, <see cref="SystemFailure"/>
+/// knows.</summary>
+public static class VfioFailures
 {
     /// <summary>Every error of every VFIO call that this project makes. Read from the kernel (<c>vfio_iommu_type1.c</c>,
     /// <c>group.c</c>, <c>container.c</c>, <c>vfio_pci_core.c</c>), confirmed by the conformance tests where it can be provoked.</summary>
-    public static IReadOnlyList<VfioFailure> All { get; } =
+    public static IReadOnlyList<SystemFailure> All { get; } =
     [
         new("open(/dev/vfio/vfio)", Errno.ENOENT, "the vfio module is not loaded", "modprobe vfio-pci"),
         new("open(/dev/vfio/vfio)", Errno.ENODEV, "the vfio module is gone", "modprobe vfio-pci"),
         new("open(/dev/vfio/vfio)", Errno.EACCES, "no permission for the container device",
             "chmod 0666 /dev/vfio/vfio (it gives no access to a device by itself), or run as root"),
         new("open(/dev/vfio/vfio)", Errno.EPERM, "no permission for the container device", "run as root, or allow the device in this container's cgroup"),
-        new("open(/dev/vfio/vfio)", Errno.EMFILE, "the process has no descriptors left", "raise the limit: ulimit -n, or LimitNOFILE= in a systemd unit"),
         new("open(/dev/vfio/GROUP)", Errno.ENOENT, "no device of the group is bound to vfio-pci", "vfiopin device bind ADDRESS"),
         new("open(/dev/vfio/GROUP)", Errno.EBUSY, "another process holds the group",
             "end that process (fuser /dev/vfio/GROUP names it)"),
         new("open(/dev/vfio/GROUP)", Errno.EACCES, "no permission for the group", "chown $USER /dev/vfio/GROUP, or run as root"),
         new("open(/dev/vfio/GROUP)", Errno.EPERM, "no permission for the group", "run as root, or allow the device in this container's cgroup"),
         new("open(/dev/vfio/GROUP)", Errno.ENODEV, "the last device left the group while it was opened", "vfiopin device bind ADDRESS"),
-        new("open(/dev/vfio/GROUP)", Errno.EMFILE, "the process has no descriptors left", "raise the limit: ulimit -n, or LimitNOFILE= in a systemd unit"),
         new("VFIO_GET_API_VERSION", Errno.ENOTTY, "/dev/vfio/vfio is not a VFIO container", "look at what the file is: ls -l /dev/vfio/vfio"),
         new("VFIO_CHECK_EXTENSION", Errno.EINVAL, "the kernel offers no type1 version 2 IOMMU", "modprobe vfio_iommu_type1"),
         new("VFIO_SET_IOMMU", Errno.ENODEV, "no IOMMU driver serves the group, or vfio_iommu_type1 is not loaded", "modprobe vfio_iommu_type1"),
@@ -49,7 +44,6 @@ public sealed record VfioFailure(string Call, Errno Errno, string Cause, string 
         new("VFIO_GROUP_GET_DEVICE_FD", Errno.EBUSY, "the device is in use by another driver of the VFIO family", "end the process that uses the device"),
         new("VFIO_GROUP_GET_DEVICE_FD", Errno.EPERM, "the group is not viable: another device of it is bound to a driver of the host",
             "bind every device of the group: vfiopin device bind ADDRESS"),
-        new("VFIO_GROUP_GET_DEVICE_FD", Errno.EMFILE, "the process has no descriptors left", "raise the limit: ulimit -n, or LimitNOFILE= in a systemd unit"),
         new("VFIO_GROUP_GET_DEVICE_FD", Errno.EACCES, "the device needs a VF token", "use the token that the physical function's owner set"),
         new("VFIO_GROUP_GET_DEVICE_FD", Errno.EIO, "the device did not wake or did not reset", "look at the kernel log: dmesg | grep vfio"),
         new("VFIO_DEVICE_GET_INFO", Errno.EINVAL, "the structure is too short for this kernel", "report this as a bug of vfiopin"),
@@ -99,13 +93,13 @@ public sealed record VfioFailure(string Call, Errno Errno, string Cause, string 
     ];
 
     // Below All, which it is made from: static initialisers run in the order of the text.
-    private static readonly Dictionary<(string Call, Errno Errno), VfioFailure> Table = All.ToDictionary(f => (f.Call, f.Errno));
+    private static readonly Dictionary<(string Call, Errno Errno), SystemFailure> Table = All.ToDictionary(f => (f.Call, f.Errno));
 
     /// <summary>What is known of an error.</summary>
     /// <param name="call">The call in the kernel's spelling.</param>
     /// <param name="errno">The error number.</param>
     /// <returns>The explanation, or null where there is none.</returns>
-    public static VfioFailure? Find(string call, Errno errno) => Table.GetValueOrDefault((call, errno));
+    public static SystemFailure? Find(string call, Errno errno) => Table.GetValueOrDefault((call, errno)) ?? SystemFailure.Find(call, errno);
 
     /// <summary>The exception for a call that failed, with cause and cure from the table.</summary>
     /// <param name="call">The call in the kernel's spelling.</param>
@@ -114,7 +108,7 @@ public sealed record VfioFailure(string Call, Errno Errno, string Cause, string 
     /// <returns>The exception, to throw.</returns>
     internal static LinuxException Exception(string call, Errno errno, string detail)
     {
-        VfioFailure? known = Find(call, errno);
+        SystemFailure? known = Find(call, errno);
         return new LinuxException(call, errno, detail, known?.Cause, known?.Cure);
     }
 }

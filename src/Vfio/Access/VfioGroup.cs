@@ -45,7 +45,7 @@ public sealed unsafe class VfioGroup : IDisposable
         if (result < 0)
         {
             IReadOnlyList<string> users = -result == (int)Errno.EBUSY ? DeviceUsers.OfGroup(sysfs, number) : [];
-            throw VfioFailure.Exception("open(/dev/vfio/GROUP)", (Errno)(-result),
+            throw VfioFailures.Exception("open(/dev/vfio/GROUP)", (Errno)(-result),
                 users.Count == 0 ? $"/dev/vfio/{number}" : $"/dev/vfio/{number}, held by {string.Join(", ", users)}");
         }
 

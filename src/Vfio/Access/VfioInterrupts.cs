@@ -67,7 +67,7 @@ public sealed unsafe class VfioInterrupts : IDisposable
         int available = device.CountInterrupts(kind);
         if (count > available)
         {
-            throw VfioFailure.Exception("VFIO_DEVICE_SET_IRQS", Errno.EINVAL,
+            throw VfioFailures.Exception("VFIO_DEVICE_SET_IRQS", Errno.EINVAL,
                 $"{device.Address}: {count} vectors of {kind} asked for, {available} there");
         }
 

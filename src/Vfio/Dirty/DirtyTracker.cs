@@ -364,7 +364,7 @@ public sealed class DirtyTracker
         if (!_kernel)
         {
             // A neighbour may have the container tracked, but what was written before it began is not in that answer.
-            throw VfioFailure.Exception("VFIO_IOMMU_DIRTY_PAGES", Errno.EINVAL, $"pool {_pool.Name}");
+            throw VfioFailures.Exception("VFIO_IOMMU_DIRTY_PAGES", Errno.EINVAL, $"pool {_pool.Name}");
         }
 
         ulong pageSize = iommu.DirtyTracking?.PageSize ?? DirtyBitmap.PageSize;

@@ -129,7 +129,7 @@ internal sealed class PinExecution(Pinner pinner, PinPlan plan, PinPolicy policy
     private void Fail(in DmaMapping run, Errno errno)
     {
         pinner.GiveBack(run.Iova);
-        VfioFailure? known = VfioFailure.Find("VFIO_IOMMU_MAP_DMA", errno);
+        SystemFailure? known = VfioFailures.Find("VFIO_IOMMU_MAP_DMA", errno);
         // Neighbours that failed for one reason are one failure.
         if (_failures.Count > 0 && _failures[^1] is var last && last.Errno == errno && last.Host.Last.Value + 1 == run.Host.First.Value)
         {

@@ -287,7 +287,7 @@ public sealed partial class Pinner
     {
         IovaRange range = IovaRange.Of(iova, Page);
         _allocator.Release(range);
-        return VfioFailure.Exception("VFIO_IOMMU_MAP_DMA", errno, Type1Iommu.Describe(range, page, access));
+        return VfioFailures.Exception("VFIO_IOMMU_MAP_DMA", errno, Type1Iommu.Describe(range, page, access));
     }
 
     [SkipLocalsInit]

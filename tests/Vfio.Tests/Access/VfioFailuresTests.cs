@@ -3,7 +3,7 @@ using Vfio.Linux;
 namespace Vfio.Tests;
 
 [TestClass]
-public sealed class VfioFailureTests
+public sealed class VfioFailuresTests
 {
     // The kernel's answers as facts-vfio-vhost.md lists them, for the calls that this project makes; the texts name the
     // thing that the cause must speak of, and begin the cure.
@@ -87,7 +87,7 @@ public sealed class VfioFailureTests
     [DynamicData(nameof(Known))]
     public void Each_errno_of_each_call_has_its_cause_and_cure(string call, Errno errno, string cause, string cure)
     {
-        LinuxException e = VfioFailure.Exception(call, errno, "iova 0x1000-0x1fff");
+        LinuxException e = VfioFailures.Exception(call, errno, "iova 0x1000-0x1fff");
         Assert.AreEqual($"{call}: {errno} ({(int)errno}): iova 0x1000-0x1fff. Cause: {e.Cause}. Cure: {e.Cure}", e.Message);
         StringAssert.Contains(e.Cause, cause);
         StringAssert.StartsWith(e.Cure, cure);
@@ -97,7 +97,7 @@ public sealed class VfioFailureTests
     public void No_row_is_left_untested()
     {
         HashSet<(string, Errno)> tested = [.. Known.Select(k => ((string)k[0], (Errno)k[1]))];
-        foreach (VfioFailure failure in VfioFailure.All)
+        foreach (SystemFailure failure in VfioFailures.All)
         {
             Assert.Contains((failure.Call, failure.Errno), tested);
         }
@@ -106,11 +106,11 @@ public sealed class VfioFailureTests
     [TestMethod]
     public void Every_row_is_whole_and_stands_once()
     {
-        Assert.HasCount(VfioFailure.All.Count, VfioFailure.All.DistinctBy(f => (f.Call, f.Errno)));
-        foreach (VfioFailure failure in VfioFailure.All)
+        Assert.HasCount(VfioFailures.All.Count, VfioFailures.All.DistinctBy(f => (f.Call, f.Errno)));
+        foreach (SystemFailure failure in VfioFailures.All)
         {
             Assert.IsTrue(Enum.IsDefined(failure.Errno), failure.Call);
-            Assert.AreSame(failure, VfioFailure.Find(failure.Call, failure.Errno));
+            Assert.AreSame(failure, VfioFailures.Find(failure.Call, failure.Errno));
             Assert.IsGreaterThan(10, failure.Cause.Length, failure.ToString());
             Assert.IsGreaterThan(5, failure.Cure.Length, failure.ToString());
             Assert.IsFalse(failure.Cause.EndsWith('.') || failure.Cure.EndsWith('.'), failure.ToString());
@@ -120,7 +120,7 @@ public sealed class VfioFailureTests
     [TestMethod]
     public void An_errno_that_is_not_known_keeps_its_number()
     {
-        LinuxException e = VfioFailure.Exception("VFIO_IOMMU_MAP_DMA", (Errno)77, "iova 0x0-0xfff");
+        LinuxException e = VfioFailures.Exception("VFIO_IOMMU_MAP_DMA", (Errno)77, "iova 0x0-0xfff");
         Assert.AreEqual("VFIO_IOMMU_MAP_DMA: 77 (77): iova 0x0-0xfff", e.Message);
         Assert.IsNull(e.Cause);
     }
