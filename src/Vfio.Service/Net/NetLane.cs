@@ -8,16 +8,12 @@ namespace Vfio.Service;
 /// is only slow loses none; one that takes nothing for a while is not waited for any more.</remarks>
 internal sealed class NetLane : IPollable, IDisposable
 {
-    private static readonly long PatienceTicks = Stopwatch.Frequency / 20;
-    private static readonly long TranslationPatienceTicks = Stopwatch.Frequency;
-
     private readonly ForwardMode _mode;
     private readonly NetPort _source;
     private readonly int _pair;
     private readonly FrameBatch _batch;
     private readonly int _frameSize;
-    private long _waitingSince;
-    private bool _gaveUp;
+    private LanePatience _patience;
     private bool _hasFailed;
 
     // Of generated frames: for the buffers that the guest gave, which are then no reason to stay awake.
@@ -106,6 +102,7 @@ internal sealed class NetLane : IPollable, IDisposable
         if (Volatile.Read(ref _hasFailed))
         {
             _batch.Clear();
+            _patience = default;
             // ORDER: release of the empty batch; pairs with the acquire in PollOnce.
             Volatile.Write(ref _hasFailed, false);
         }
@@ -199,6 +196,7 @@ internal sealed class NetLane : IPollable, IDisposable
 
         if (target is null)
         {
+            _patience = default;
             return Drop(_source.Counters[(2 * _pair) + 1]);
         }
 
@@ -207,6 +205,7 @@ internal sealed class NetLane : IPollable, IDisposable
         {
             // The front-end may not have been told of an error yet.
             Check(target, receive);
+            _patience = default;
             return Drop(target.Counters[2 * _pair]);
         }
 
@@ -219,31 +218,13 @@ internal sealed class NetLane : IPollable, IDisposable
 
         if (taken != 0 || _batch.Count == 0)
         {
-            _waitingSince = 0;
-            _gaveUp = false;
+            _patience = default;
             return true;
         }
 
         // No buffer; or no ring, which also happens for a moment while the front-end changes something that it depends on: a Linux guest
         // revokes everything its IOMMU allowed, its rings included, every few milliseconds.
-        long now = Stopwatch.GetTimestamp();
-        _waitingSince = _waitingSince == 0 ? now : _waitingSince;
-        // The driver gave buffers; where they are is on its way from the front-end.
-        bool isAsked = receive is { IsWaitingForTranslation: true };
-        if (isAsked && _gaveUp)
-        {
-            // For want of buffers; now there are some.
-            _gaveUp = false;
-            _waitingSince = now;
-        }
-
-        if ((isAsked || !_gaveUp) && now - _waitingSince < (isAsked ? TranslationPatienceTicks : PatienceTicks))
-        {
-            return false;
-        }
-
-        _gaveUp = !isAsked;
-        return Drop(target.Counters[2 * _pair]);
+        return _patience.Try(Stopwatch.GetTimestamp(), receive is { IsWaitingForTranslation: true }) && Drop(target.Counters[2 * _pair]);
     }
 
     private bool Drop(NetQueueCounters counters)

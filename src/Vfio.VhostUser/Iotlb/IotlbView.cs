@@ -50,13 +50,13 @@ public sealed class IotlbView : IDisposable
     /// <returns>How many were sent, from the front.</returns>
     public delegate int Sender(ReadOnlySpan<IotlbQuestion> questions);
 
-    /// <summary>Whether trying again cannot help yet: the last burst missed, nothing was changed since, and the front-end has not
+    /// <summary>Whether trying again cannot help yet: the last burst was cut short, nothing was changed since, and the front-end has not
     /// had its time. The poller leaves the queue alone and does other work.</summary>
     public bool IsWaiting =>
         _missedIn is not null && _missedIn == _iotlb.Snapshot
         && Stopwatch.GetElapsedTime(_missedAt) < _iotlb.Questions.Timeout;
 
-    /// <summary>Whether the last batch was cut short by what is not known yet, whether or not that has come meanwhile.</summary>
+    /// <summary>Whether the last batch was cut short by what was not known, whether or not the answer has come meanwhile.</summary>
     public bool HasMissed { get; private set; }
 
     /// <summary>Whether <see cref="TakeAnswers"/> is due before the next batch.</summary>
@@ -105,7 +105,7 @@ public sealed class IotlbView : IDisposable
     /// <summary>Translates a range that lies together in this process, where a last hit tells.</summary>
     /// <param name="address">The first byte; <c>address + length - 1</c> does not wrap.</param>
     /// <param name="length">Bytes, at least 1.</param>
-    /// <param name="access">What is to be done there. Both at once is not at hand.</param>
+    /// <param name="access">What is to be done there. For both at once the answer is always false.</param>
     /// <param name="host">Where the first byte of all of them is, if the answer is true.</param>
     /// <returns>False says nothing about the range: <see cref="Translate"/> does.</returns>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -143,14 +143,16 @@ public sealed class IotlbView : IDisposable
     }
 
     /// <summary>Ends a batch: asks the front-end for everything that was missing in it, once, all together.</summary>
-    public void Ask()
+    /// <param name="cutShort">Whether the batch ended at what was missing, so that there is nothing to do before the answer; not so where
+    /// only what comes later was looked at.</param>
+    public void Ask(bool cutShort = true)
     {
         if (_questionCount == 0)
         {
             return;
         }
 
-        HasMissed = true;
+        HasMissed = cutShort;
         int count = _iotlb.Questions.Pick(_questions.AsSpan(0, _questionCount), _sending, out int own);
         int sent = count == 0 ? 0 : _send(_sending.AsSpan(0, count));
         if (sent != 0)
@@ -164,7 +166,7 @@ public sealed class IotlbView : IDisposable
         }
 
         // Another queue's refusals, which are sent along, are nothing that this one waits for.
-        if (sent >= own && _questionCount < MaxQuestions)
+        if (cutShort && sent >= own && _questionCount < MaxQuestions)
         {
             // The snapshot that the questions come from: if it was replaced meanwhile, the next try is due at once.
             _missedIn = _snapshot;

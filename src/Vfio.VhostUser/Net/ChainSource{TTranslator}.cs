@@ -67,7 +67,7 @@ internal sealed class ChainSource<TTranslator>
         _isResubmitted = _ring.Inflight!.Resubmit(_queue, ref _translator, out Chains[0], Segments);
         if (typeof(TTranslator) == typeof(IotlbTranslator))
         {
-            _ring.Iotlb!.Ask();
+            _ring.Iotlb!.Ask(cutShort: !_isResubmitted);
         }
 
         return _isResubmitted ? 1 : 0;
@@ -121,7 +121,8 @@ internal sealed class ChainSource<TTranslator>
     private void LookAhead(int wanted)
     {
         IotlbView iotlb = _ring.Iotlb!;
-        if (_queue.Missed)
+        bool cutShort = _queue.Missed;
+        if (cutShort)
         {
             _lookAheads = LookAheads;
             _ahead = iotlb.Generation == _aheadGeneration ? Math.Min(2 * _ahead, MostAhead) : FirstAhead;
@@ -139,6 +140,6 @@ internal sealed class ChainSource<TTranslator>
             _queue.Peek(ref _translator, _aheadChains.AsSpan(0, wanted + _ahead), _aheadSegments);
         }
 
-        iotlb.Ask();
+        iotlb.Ask(cutShort);
     }
 }

@@ -52,6 +52,38 @@ public sealed class IotlbQuestionTests
     }
 
     [TestMethod]
+    public void A_batch_that_was_cut_short_is_known_as_such_until_the_next_one()
+    {
+        var iotlb = new DeviceIotlb();
+        int room = 1;
+        using var view = new IotlbView(iotlb, questions => Send(questions[..Math.Min(room, questions.Length)]));
+        Assert.IsFalse(view.HasMissed);
+        Miss(view, 0x1000);
+        Assert.IsFalse(view.TryBegin());
+        Assert.IsTrue(view.HasMissed);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x1000), new HostAddress(0x5000), DmaAccess.Read));
+        Assert.IsTrue(view.HasMissed && !view.IsWaiting, "the answer came, and the batch was cut short all the same");
+        Assert.IsTrue(view.TryBegin());
+        Assert.IsFalse(view.HasMissed);
+        room = 0;
+        Miss(view, 0x2000);
+        Assert.IsTrue(view.HasMissed, "nobody could be asked");
+    }
+
+    [TestMethod]
+    public void What_is_asked_ahead_of_need_is_not_waited_for()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb, Send);
+        view.Begin();
+        view.Translate(new Iova(0x1000), 1, DmaAccess.Read, out _, out _);
+        view.Ask(cutShort: false);
+        Assert.HasCount(1, _sent);
+        Assert.IsFalse(view.HasMissed || view.IsWaiting);
+        Assert.IsTrue(view.TryBegin());
+    }
+
+    [TestMethod]
     public void A_miss_that_could_not_be_sent_is_asked_again()
     {
         var iotlb = new DeviceIotlb();
