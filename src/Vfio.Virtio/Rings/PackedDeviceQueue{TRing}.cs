@@ -98,7 +98,7 @@ internal sealed unsafe class PackedDeviceQueue<TRing> : PackedDeviceQueue
         }
 
         ulong* words = _ring.Descriptors((uint)place.Slot, ref most);
-        // SAFETY: both have this many elements, and the descriptors end first.
+        // SAFETY: each has as many elements as the loop has turns; behind the last one nothing is touched.
         ref DescriptorChain chain = ref MemoryMarshal.GetReference(chains.Slice(first, most));
         ref HostSegment segment = ref MemoryMarshal.GetReference(segments.Slice(place.Segments, most));
         ulong* end = words + (2 * most);

@@ -83,7 +83,7 @@ internal sealed unsafe class SplitDeviceQueue<TRing> : SplitDeviceQueue
             return;
         }
 
-        // SAFETY: both have this many elements.
+        // SAFETY: each has as many elements as the loop has turns; behind the last one nothing is touched.
         ref DescriptorChain chain = ref MemoryMarshal.GetReference(chains.Slice(first, most));
         ref HostSegment segment = ref MemoryMarshal.GetReference(segments.Slice(place.Segments, most));
         uint mask = _mask;

@@ -6,7 +6,7 @@ namespace Vfio;
 /// knows.</summary>
 public static class VfioFailures
 {
-    /// <summary>Every error of every VFIO call that this project makes. Read from the kernel (<c>vfio_iommu_type1.c</c>,
+    /// <summary>Every error of every VFIO call that this project makes, but for those that any call may fail with. Read from the kernel (<c>vfio_iommu_type1.c</c>,
     /// <c>group.c</c>, <c>container.c</c>, <c>vfio_pci_core.c</c>), confirmed by the conformance tests where it can be provoked.</summary>
     public static IReadOnlyList<SystemFailure> All { get; } =
     [

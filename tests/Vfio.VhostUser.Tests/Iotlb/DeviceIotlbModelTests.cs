@@ -164,6 +164,16 @@ public sealed class DeviceIotlbModelTests
                 Assert.IsTrue(model.Knows(any));
                 Assert.AreEqual(model.Host(any), found.At(any));
             }
+
+            // Nor do last hits outlive what was thrown out; twice, as the second may be one.
+            view.Begin();
+            for (int time = 0; time < 2; time++)
+            {
+                bool isKnown = iotlb.Snapshot.TryFind(any, out found) && found.Access.HasFlag(DmaAccess.Read);
+                TranslationStatus kind = view.Translate(any, 1, DmaAccess.Read, out HostAddress host, out _);
+                Assert.AreEqual(isKnown, kind == TranslationStatus.Translated);
+                Assert.IsTrue(!isKnown || host == found.At(any));
+            }
         }
 
         Assert.IsGreaterThan(1000, iotlb.Counters.Evicted);
