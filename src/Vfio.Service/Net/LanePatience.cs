@@ -3,7 +3,8 @@ using System.Diagnostics;
 namespace Vfio.Service;
 
 /// <summary>How long the frames of a lane wait for a ring that takes none of them: for buffers a moment; longer for where buffers are, once
-/// the front-end was asked for that, as they are there. After that no frame waits until some were taken.</summary>
+/// the front-end was asked for that, as they are there. After that no frame waits, until some were taken, buffers came, or nothing was
+/// tried for as long as a translation may take.</summary>
 /// <remarks>For one poller, which comes back all the time while frames wait. The default is a lane that nothing waits in.</remarks>
 internal struct LanePatience
 {
@@ -25,7 +26,7 @@ internal struct LanePatience
     /// <returns>Whether what waits is not to wait any more.</returns>
     public bool Try(long now, bool isAsked)
     {
-        // Nothing was tried for long, so these are other frames; or buffers are there now, for want of which it was over.
+        // Nothing was tried for long, so these are most likely other frames; or buffers are there now, for want of which it was over.
         if (now - _lastTried >= ForTranslations || (_isOver && isAsked && !_isAsked))
         {
             this = default;

@@ -166,7 +166,7 @@ public sealed class IotlbView : IDisposable
         }
 
         // Another queue's refusals, which are sent along, are nothing that this one waits for.
-        if (cutShort && sent >= own && _questionCount < MaxQuestions)
+        if (cutShort && sent >= own)
         {
             // The snapshot that the questions come from: if it was replaced meanwhile, the next try is due at once.
             _missedIn = _snapshot;

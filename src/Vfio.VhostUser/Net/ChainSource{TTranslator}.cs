@@ -67,7 +67,7 @@ internal sealed class ChainSource<TTranslator>
         _isResubmitted = _ring.Inflight!.Resubmit(_queue, ref _translator, out Chains[0], Segments);
         if (typeof(TTranslator) == typeof(IotlbTranslator))
         {
-            _ring.Iotlb!.Ask(cutShort: !_isResubmitted);
+            _ring.Iotlb!.Ask(_queue.Missed);
         }
 
         return _isResubmitted ? 1 : 0;
@@ -82,7 +82,7 @@ internal sealed class ChainSource<TTranslator>
         int count = _queue.Peek(ref _translator, Chains.AsSpan(0, wanted), Segments);
         if (typeof(TTranslator) == typeof(IotlbTranslator) && (_lookAheads != 0 || _ring.Iotlb!.HasQuestions))
         {
-            LookAhead(wanted);
+            LookAhead(wanted, count);
         }
 
         return count;
@@ -118,10 +118,17 @@ internal sealed class ChainSource<TTranslator>
     // How far, grows with each miss that was not foreseen, and starts small whenever translations were taken away: a Linux guest
     // drops all of them every few milliseconds, and a receive ring is full of buffers that would not be used by then.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private void LookAhead(int wanted)
+    private void LookAhead(int wanted, int count)
     {
         IotlbView iotlb = _ring.Iotlb!;
         bool cutShort = _queue.Missed;
+        if (count == 0 && !cutShort)
+        {
+            // Nothing there, so nothing behind it; or an error.
+            iotlb.Ask(cutShort: false);
+            return;
+        }
+
         if (cutShort)
         {
             _lookAheads = LookAheads;

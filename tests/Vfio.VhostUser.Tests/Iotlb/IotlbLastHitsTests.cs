@@ -8,12 +8,12 @@ public sealed class IotlbLastHitsTests
     // A queue is made whenever its ring starts.
     [TestMethod]
     public void They_are_no_large_object() =>
-        Assert.AreEqual(0, GC.GetGeneration(new IotlbLastHits()), "what a ring leaves behind waits for a full collection");
+        Assert.IsLessThan(GC.MaxGeneration, GC.GetGeneration(new IotlbLastHits()), "what a ring leaves behind waits for a full collection");
 
     [TestMethod]
-    [DataRow(LargePage)]
-    [DataRow(4096ul)]
-    public void Ranges_at_any_distance_are_told_apart(ulong size)
+    [DataRow(LargePage, 29)]
+    [DataRow(4096ul, 23)]
+    public void Ranges_at_any_distance_are_told_apart(ulong size, int meetAt)
     {
         var hits = new IotlbLastHits();
         hits.Begin(1);
@@ -30,7 +30,9 @@ public sealed class IotlbLastHitsTests
             hits.Add(second, second.Range.First);
             Assert.IsTrue(hits.TryTranslate(second.Range.First, 100, DmaAccess.Write, out HostAddress host));
             Assert.AreEqual(second.Host, host);
-            Assert.IsTrue(!hits.TryTranslate(first.Range.First, 100, DmaAccess.Write, out host) || host == first.Host, $"2^{shift} apart");
+            bool isThere = hits.TryTranslate(first.Range.First, 100, DmaAccess.Write, out host);
+            Assert.IsTrue(isThere || shift >= meetAt, $"2^{shift} apart, one displaced the other");
+            Assert.IsTrue(!isThere || host == first.Host, $"2^{shift} apart, one was taken for the other");
         }
     }
 

@@ -13,7 +13,7 @@ public sealed class IotlbQuestionTests
     [TestMethod]
     public void All_misses_of_a_burst_go_out_together_each_once()
     {
-        var iotlb = new DeviceIotlb();
+        var iotlb = new DeviceIotlb(missTimeout: TimeSpan.FromDays(1));
         int bursts = 0;
         using var view = new IotlbView(iotlb, questions =>
         {
@@ -37,7 +37,7 @@ public sealed class IotlbQuestionTests
     [TestMethod]
     public void A_second_queue_does_not_ask_again_and_an_update_answers()
     {
-        var iotlb = new DeviceIotlb();
+        var iotlb = new DeviceIotlb(missTimeout: TimeSpan.FromDays(1));
         using var first = new IotlbView(iotlb, Send);
         using var second = new IotlbView(iotlb, Send);
         Miss(first, 0x1000);
@@ -54,7 +54,7 @@ public sealed class IotlbQuestionTests
     [TestMethod]
     public void A_batch_that_was_cut_short_is_known_as_such_until_the_next_one()
     {
-        var iotlb = new DeviceIotlb();
+        var iotlb = new DeviceIotlb(missTimeout: TimeSpan.FromDays(1));
         int room = 1;
         using var view = new IotlbView(iotlb, questions => Send(questions[..Math.Min(room, questions.Length)]));
         Assert.IsFalse(view.HasMissed);

@@ -52,10 +52,11 @@ internal sealed class Guest : IDisposable
         return (driver, TransmitQueue.Create(ring, new NetQueueCounters()));
     }
 
-    public (DriverQueue Driver, ReceiveQueue Device) Receive(VirtioFeatures features, int size = 256, DirtyLog? log = null)
+    public (DriverQueue Driver, ReceiveQueue Device) Receive(
+        VirtioFeatures features, int size = 256, DirtyLog? log = null, IotlbView? iotlb = null)
     {
         (DriverQueue driver, VringConfiguration ring) = Ring(0, features, size, log);
-        return (driver, ReceiveQueue.Create(ring, new NetQueueCounters()));
+        return (driver, ReceiveQueue.Create(ring with { Iotlb = iotlb }, new NetQueueCounters()));
     }
 
     private (DriverQueue Driver, VringConfiguration Ring) Ring(int index, VirtioFeatures features, int size, DirtyLog? log)
