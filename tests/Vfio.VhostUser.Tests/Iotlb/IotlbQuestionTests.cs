@@ -84,6 +84,22 @@ public sealed class IotlbQuestionTests
     }
 
     [TestMethod]
+    public void A_burst_that_misses_more_than_can_be_asked_at_once_waits_too()
+    {
+        var iotlb = new DeviceIotlb(missTimeout: TimeSpan.FromDays(1));
+        using var view = new IotlbView(iotlb, Send);
+        view.Begin();
+        for (ulong page = 0; page < 600; page++)
+        {
+            view.Translate(new Iova(page * 0x2000), 1, DmaAccess.Read, out _, out _);
+        }
+
+        view.Ask();
+        Assert.HasCount(512, _sent);
+        Assert.IsTrue(view.IsWaiting, "it would ask at every poll");
+    }
+
+    [TestMethod]
     public void A_miss_that_could_not_be_sent_is_asked_again()
     {
         var iotlb = new DeviceIotlb();
