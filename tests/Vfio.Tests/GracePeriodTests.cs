@@ -105,6 +105,8 @@ public sealed class GracePeriodTests
         long met = 0;
         long batches = 0;
         var threads = new Thread[2];
+        // A reader that has not begun is parked, and lets everything through.
+        using var begun = new CountdownEvent(threads.Length);
         for (int t = 0; t < threads.Length; t++)
         {
             GracePeriodReader reader = grace.Register($"reader {t}");
@@ -134,6 +136,10 @@ public sealed class GracePeriodTests
                     }
 
                     Interlocked.Increment(ref batches);
+                    if (n == 0)
+                    {
+                        begun.Signal();
+                    }
                 }
 
                 reader.Park();
@@ -141,6 +147,7 @@ public sealed class GracePeriodTests
             threads[t].Start();
         }
 
+        begun.Wait();
         for (int i = 0; i < 300; i++)
         {
             Cell old = current;
