@@ -54,8 +54,8 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         }
 
         var cells = new JsonArray();
-        Console.Out.WriteLine($"{"mapping",-11} {"ring",-7} {"state",-5} {"peer Mpps",10} {"ours Mpps",10} {"ours/peer",10} {"of none",8} {"turns",6}");
-        foreach (string state in (string[])["near", "far"])
+        Console.Out.WriteLine($"{"mapping",-11} {"ring",-7} {"state",-7} {"peer Mpps",10} {"ours Mpps",10} {"ours/peer",10} {"of none",8} {"turns",6}");
+        foreach (string state in LatencyWatch.States)
         {
             foreach ((string ring, _) in Rings)
             {
@@ -101,7 +101,7 @@ internal sealed class IotlbBenchmark(TimeSpan time, int rounds, Mapping[] mappin
         double overPeer = Median(turns.Select(t => t.Ours / t.Peer));
         double overNone = Median(turns.Select(t => t.Ours / t.None));
         Console.Out.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{Name(mapping),-11} {ring,-7} {state,-5} {theirs,10:F4} {ours,10:F4} {overPeer,10:F2} {overNone,8:F3} {turns.Count,6}"));
+            $"{Name(mapping),-11} {ring,-7} {state,-7} {theirs,10:F4} {ours,10:F4} {overPeer,10:F2} {overNone,8:F3} {turns.Count,6}"));
         return new JsonObject
         {
             ["mapping"] = Name(mapping),

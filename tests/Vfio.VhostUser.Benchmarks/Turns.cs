@@ -44,8 +44,8 @@ internal static class Turns
     /// <summary>Whether turns that followed each other compare.</summary>
     /// <param name="turns">Those turns.</param>
     /// <param name="watch">Tells how far the processors were from each other.</param>
-    /// <returns>"near" or "far" when it was so all the time; <see langword="null"/> when it changed, or when one of them was
-    /// kept waiting for its processors.</returns>
+    /// <returns>One of <see cref="LatencyWatch.States"/> when it was so all the time; <see langword="null"/> when it changed, or when
+    /// one of them was kept waiting for its processors.</returns>
     public static string? State(Turn[] turns, LatencyWatch watch) =>
         turns.All(turn => turn.Share >= LeastShare) ? watch.StateBetween(turns.Min(turn => turn.Begin), turns.Max(turn => turn.End)) : null;
 }
