@@ -196,7 +196,6 @@ internal sealed class NetLane : IPollable, IDisposable
 
         if (target is null)
         {
-            _patience = default;
             return Drop(_source.Counters[(2 * _pair) + 1]);
         }
 
@@ -205,7 +204,6 @@ internal sealed class NetLane : IPollable, IDisposable
         {
             // The front-end may not have been told of an error yet.
             Check(target, receive);
-            _patience = default;
             return Drop(target.Counters[2 * _pair]);
         }
 
@@ -224,11 +222,14 @@ internal sealed class NetLane : IPollable, IDisposable
 
         // No buffer; or no ring, which also happens for a moment while the front-end changes something that it depends on: a Linux guest
         // revokes everything its IOMMU allowed, its rings included, every few milliseconds.
-        return _patience.Try(Stopwatch.GetTimestamp(), receive is { IsWaitingForTranslation: true }) && Drop(target.Counters[2 * _pair]);
+        return _patience.Try(Stopwatch.GetTimestamp(), receive is { LacksTranslation: true })
+            && Drop(target.Counters[2 * _pair], isGivenUp: true);
     }
 
-    private bool Drop(NetQueueCounters counters)
+    private bool Drop(NetQueueCounters counters, bool isGivenUp = false)
     {
+        // What was given up stays so until frames are taken again.
+        _patience = isGivenUp ? _patience : default;
         counters.DroppedNoBuffer += _batch.Count;
         _batch.Clear();
         return true;

@@ -65,7 +65,7 @@ public sealed class IotlbView : IDisposable
     /// <summary>Whether something was missing or refused in this batch: <see cref="Ask"/> is due.</summary>
     public bool HasQuestions => _questionCount != 0;
 
-    /// <summary>What <see cref="TryTranslate"/> asks, for who does so in a loop.</summary>
+    /// <summary>What answers without a search, for who asks in a loop.</summary>
     internal IotlbLastHits LastHits { get; } = new();
 
     /// <summary><see cref="IotlbSnapshot.Generation"/> of this batch's translations.</summary>
@@ -102,18 +102,8 @@ public sealed class IotlbView : IDisposable
         }
     }
 
-    /// <summary>Translates a range that lies together in this process, where a last hit tells.</summary>
-    /// <param name="address">The first byte; <c>address + length - 1</c> does not wrap.</param>
-    /// <param name="length">Bytes, at least 1.</param>
-    /// <param name="access">What is to be done there. For both at once the answer is always false.</param>
-    /// <param name="host">Where the first byte of all of them is, if the answer is true.</param>
-    /// <returns>False says nothing about the range: <see cref="Translate"/> does.</returns>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool TryTranslate(Iova address, uint length, DmaAccess access, out HostAddress host) =>
-        LastHits.TryTranslate(address, length, access, out host);
-
-    /// <summary>Counts hits: <see cref="TryTranslate"/> does not, being called for each buffer.</summary>
-    /// <param name="times">How often it was true.</param>
+    /// <summary>Counts hits: <see cref="LastHits"/> do not, being asked for each buffer.</summary>
+    /// <param name="times">How often they answered.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void CountAtHand(int times) => _hits += times;
 
@@ -129,7 +119,7 @@ public sealed class IotlbView : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public TranslationStatus Translate(Iova address, uint length, DmaAccess access, out HostAddress host, out uint usable)
     {
-        if (TryTranslate(address, length, access, out host))
+        if (LastHits.TryTranslate(address, length, access, out host))
         {
             CountAtHand(1);
             usable = length;

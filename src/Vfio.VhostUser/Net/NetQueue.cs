@@ -32,9 +32,9 @@ public abstract class NetQueue
     /// <summary>What the driver did wrong; it stays, and the ring is dead until it is set up anew.</summary>
     public RingError Error => Queue.Error;
 
-    /// <summary>Whether the last batch met buffers of which the front-end has to tell where they are: they wait, nothing is wrong. The
-    /// next batch may find the answer.</summary>
-    public bool IsWaitingForTranslation => Ring.Iotlb is { HasMissed: true };
+    /// <summary>Whether the last batch ended at buffers of which the front-end has to tell where they are: nothing is wrong, and the next
+    /// batch may find the answer.</summary>
+    public bool LacksTranslation => Ring.Iotlb is { HasMissed: true };
 
     /// <summary>Whether <see cref="TakeAnswers"/> is due before the next batch.</summary>
     public bool AreAnswersAwaited => Ring.Iotlb is { AreAnswersAwaited: true };
@@ -72,13 +72,14 @@ public abstract class NetQueue
 
     /// <summary>Asks the driver to kick when there is more. Whatever was left to later batches is done first, as by
     /// <see cref="Settle"/>: none may come.</summary>
-    /// <returns>True when there is more already, or no kick will come.</returns>
+    /// <returns>True when there is more already, or no kick will come. Chains that a predecessor left are more: no kick tells that they
+    /// can be translated.</returns>
     public bool EnableNotifications()
     {
         Settle();
         bool more = Queue.EnableNotifications();
         Log?.MarkUsed();
-        return more || Ring.MustPoll;
+        return more || Ring.MustPoll || Ring.Inflight is { HasPending: true };
     }
 
     /// <summary>Tells the driver that kicks are not needed.</summary>

@@ -235,13 +235,15 @@ public sealed class InflightTests
             device.Ring with { Inflight = second, Position = second.Recover(ring, start, out _), Iotlb = view }, new NetQueueCounters());
         Assert.AreEqual(0, successor.Dequeue(guest.Batch));
         Assert.IsNotEmpty(asked);
-        Assert.IsTrue(successor.IsWaitingForTranslation);
+        Assert.IsTrue(successor.LacksTranslation);
+        Assert.IsTrue(successor.EnableNotifications(), "no kick tells that what was left can be taken");
         // All of the guest's memory, which lies together on both sides.
         ulong descriptors = driver.DescriptorArea.Value;
         iotlb.Update(new IotlbRange(
             IovaRange.Of(new Iova(descriptors), 1 << 20), ring.Descriptors, DmaAccess.ReadWrite));
         Assert.AreEqual(1, successor.Dequeue(guest.Batch));
         Assert.AreEqual(7, guest.Batch.Frames[0].Span[0]);
+        Assert.IsFalse(successor.EnableNotifications());
     }
 
     [TestMethod]

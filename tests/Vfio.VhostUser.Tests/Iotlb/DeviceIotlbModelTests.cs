@@ -101,7 +101,7 @@ public sealed class DeviceIotlbModelTests
                 // The second time it is a last hit.
                 for (int time = 0; time < 2; time++)
                 {
-                    bool atHand = view.TryTranslate(address, bytes, access, out HostAddress whole);
+                    bool atHand = view.LastHits.TryTranslate(address, bytes, access, out HostAddress whole);
                     TranslationStatus kind = view.Translate(address, bytes, access, out HostAddress host, out uint usable);
                     Assert.AreEqual(model.Kind(unit, access), kind);
                     bool isWhole = kind == TranslationStatus.Translated && usable == bytes;

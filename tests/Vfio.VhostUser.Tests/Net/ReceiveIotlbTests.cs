@@ -33,7 +33,7 @@ public sealed class ReceiveIotlbTests : IDisposable
         driver.Publish();
         _guest.Batch.Append(100);
         Assert.AreEqual(0, device.Enqueue(_guest.Batch));
-        Assert.IsTrue(device.IsWaitingForTranslation && view.IsWaiting);
+        Assert.IsTrue(device.LacksTranslation && view.IsWaiting);
         Assert.IsGreaterThanOrEqualTo(buffers.Length, asked.Count, "those behind the first were not asked for with it");
         foreach (PinnedBuffer buffer in buffers[..2])
         {
@@ -41,12 +41,12 @@ public sealed class ReceiveIotlbTests : IDisposable
         }
 
         Assert.AreEqual(1, device.Enqueue(_guest.Batch));
-        Assert.IsFalse(device.IsWaitingForTranslation || view.IsWaiting, "it waits for what it does not need yet");
+        Assert.IsFalse(device.LacksTranslation || view.IsWaiting, "it waits for what it does not need yet");
         _guest.Batch.Append(100);
         Assert.AreEqual(1, device.Enqueue(_guest.Batch));
         _guest.Batch.Append(100);
         Assert.AreEqual(0, device.Enqueue(_guest.Batch));
-        Assert.IsTrue(device.IsWaitingForTranslation && view.IsWaiting);
+        Assert.IsTrue(device.LacksTranslation && view.IsWaiting);
         CollectionAssert.AllItemsAreUnique(asked);
     }
 }
