@@ -32,8 +32,10 @@ internal sealed class CliEnvironment
     /// <summary>The daemon's socket unless <c>--socket</c> names another.</summary>
     public string SocketPath { get; init; } = ControlServer.DefaultPath;
 
-    /// <summary>How long a verb that can do without the daemon waits for its answer. A daemon that was just started on a slow machine
-    /// takes seconds.</summary>
+    /// <summary>How long a verb that needs the daemon looks for it, as it may have been started a moment ago.</summary>
+    public TimeSpan DaemonStart { get; init; } = TimeSpan.FromSeconds(1);
+
+    /// <summary>How long <c>doctor</c> waits for the daemon's answer. One that was just started on a slow machine takes seconds.</summary>
     public TimeSpan DaemonPatience { get; init; } = TimeSpan.FromSeconds(20);
 
     /// <summary>Bytes that <c>--in -</c> reads.</summary>
@@ -52,7 +54,7 @@ internal sealed class CliEnvironment
         Error = Console.Error,
         OutIsTerminal = !Console.IsOutputRedirected,
         ErrorIsTerminal = !Console.IsErrorRedirected,
-        SocketPath = Environment.GetEnvironmentVariable("VFIOPIN_SOCKET") ?? ControlServer.DefaultPath,
+        SocketPath = Environment.GetEnvironmentVariable("VFIOPIN_SOCKET") is { Length: > 0 } path ? path : ControlServer.DefaultPath,
     };
 
     // Not the console's own streams: those share a lock, so that a reader who stops would keep an error message from being written.

@@ -135,19 +135,19 @@ internal sealed class DataFile : IDisposable
             return null;
         }
 
-        using SafeFileHandle handle = OpenHandle(path, FileMode.Open, FileAccess.Read);
+        using SafeFileHandle handle = OpenHandle(path, FileMode.Open, FileAccess.Read, path);
         return (ulong)RandomAccess.GetLength(handle);
     }
 
     /// <summary>The transfer ended well: what came through is all written, and the file gets its name.</summary>
-    /// <exception cref="IOException">Writing to this process's own stream failed.</exception>
+    /// <exception cref="IOException">Writing to the stream failed.</exception>
     public void Commit()
     {
         Descriptor.Dispose();
         _pump?.Join();
         if (_pumpError is not null)
         {
-            throw new IOException($"standard stream: {_pumpError.Message}", _pumpError);
+            throw new IOException($"the stream that the data goes through: {_pumpError.Message}", _pumpError);
         }
 
         if (_target is not null)
@@ -178,7 +178,7 @@ internal sealed class DataFile : IDisposable
     private static DataFile Replacing(string target)
     {
         string partial = $"{target}.{Environment.ProcessId}.partial";
-        return new DataFile(Open(partial, FileMode.CreateNew, FileAccess.ReadWrite), target, partial);
+        return new DataFile(Open(partial, FileMode.CreateNew, FileAccess.ReadWrite, target), target, partial);
     }
 
     private static DataFile Stream(Action<UnixSocket> pump)
@@ -217,16 +217,17 @@ internal sealed class DataFile : IDisposable
 
     private static LinuxException IsDirectory(string path) => new("open", Errno.EISDIR, path, "it is a directory", "name a file in it");
 
-    private static FileDescriptor Open(string path, FileMode mode, FileAccess access)
+    private static FileDescriptor Open(string path, FileMode mode, FileAccess access, string? knownAs = null)
     {
-        using SafeFileHandle handle = OpenHandle(path, mode, access);
+        using SafeFileHandle handle = OpenHandle(path, mode, access, knownAs ?? path);
         var descriptor = new FileDescriptor(LinuxKernel.Instance, (int)handle.DangerousGetHandle());
         // The number has its new owner; the handle closes nothing.
         handle.SetHandleAsInvalid();
         return descriptor;
     }
 
-    private static SafeFileHandle OpenHandle(string path, FileMode mode, FileAccess access)
+    // The user is told of the file that he named.
+    private static SafeFileHandle OpenHandle(string path, FileMode mode, FileAccess access, string knownAs)
     {
         try
         {
@@ -234,11 +235,12 @@ internal sealed class DataFile : IDisposable
         }
         catch (Exception e) when (e is FileNotFoundException or DirectoryNotFoundException)
         {
-            throw new LinuxException("open", Errno.ENOENT, path, "there is no such file or directory", "look at the path");
+            throw new LinuxException("open", Errno.ENOENT, knownAs, "there is no such file or directory", "look at the path");
         }
         catch (UnauthorizedAccessException)
         {
-            throw new LinuxException("open", Errno.EACCES, path, "this user may not open it", "look at its mode: ls -ld");
+            throw new LinuxException(
+                "open", Errno.EACCES, knownAs, "this user may not open it, or make a file beside it", "look at the modes: ls -ld, of the directory too");
         }
     }
 

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text.Encodings.Web;
 using System.Text.Json;
@@ -12,6 +13,8 @@ namespace Vfio.Cli;
 /// <summary>One run of one verb: its options, where operations run, and how results and errors are shown.</summary>
 internal sealed class Invocation : IDisposable
 {
+    private static readonly TimeSpan DaemonRetry = TimeSpan.FromMilliseconds(20);
+
     private readonly ParseResult _parsed;
     private readonly CommonOptions _options;
     private readonly CancellationTokenSource _cancellation;
@@ -55,7 +58,7 @@ internal sealed class Invocation : IDisposable
         }
         catch (OperationCanceledException)
         {
-            environment.Error.WriteLine("vfiopin: interrupted; what had begun was undone");
+            environment.Error.WriteLine("vfiopin: interrupted");
             return Vfiopin.Failed;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
@@ -71,8 +74,26 @@ internal sealed class Invocation : IDisposable
     /// <summary>An argument's value.</summary>
     public T Get<T>(Argument<T> argument) => _parsed.GetRequiredValue(argument);
 
-    /// <summary>The daemon; it must be there.</summary>
-    public IControl Daemon() => ControlClient.Connect(SocketPath);
+    /// <summary>The daemon; it must be there, or come in a moment.</summary>
+    public IControl Daemon()
+    {
+        var waited = Stopwatch.StartNew();
+        while (waited.Elapsed < Environment.DaemonStart)
+        {
+            if (ControlClient.TryConnect(SocketPath, out Errno errno) is { } client)
+            {
+                return client;
+            }
+
+            if (errno is not (Errno.ENOENT or Errno.ECONNREFUSED) || Cancellation.WaitHandle.WaitOne(DaemonRetry))
+            {
+                break;
+            }
+        }
+
+        Cancellation.ThrowIfCancellationRequested();
+        return ControlClient.Connect(SocketPath);
+    }
 
     /// <summary>The daemon where one runs that this user may ask, else an engine in this process.</summary>
     public IControl DaemonOrLocal() =>

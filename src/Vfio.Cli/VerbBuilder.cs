@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 
 namespace Vfio.Cli;
 
@@ -37,9 +38,11 @@ internal sealed class VerbBuilder(CliEnvironment environment, CommonOptions opti
             switch (symbol)
             {
                 case Argument argument:
+                    argument.Validators.Add(RefuseEmpty);
                     command.Arguments.Add(argument);
                     break;
                 case Option option:
+                    option.Validators.Add(RefuseEmpty);
                     command.Options.Add(option);
                     break;
                 default:
@@ -50,5 +53,14 @@ internal sealed class VerbBuilder(CliEnvironment environment, CommonOptions opti
         command.SetAction(parsed => Invocation.Run(parsed, environment, options, run));
         _examples[command] = examples;
         return command;
+    }
+
+    /// <summary>Refuses empty values: most likely a variable of a shell that was not set.</summary>
+    public static void RefuseEmpty(SymbolResult result)
+    {
+        if (result.Tokens.Any(t => t.Value.Length == 0))
+        {
+            result.AddError($"{(result is OptionResult option ? option.Option.Name : ((ArgumentResult)result).Argument.Name)}: the value is empty");
+        }
     }
 }

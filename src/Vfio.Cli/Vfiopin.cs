@@ -52,6 +52,7 @@ internal static class Vfiopin
             "Pins memory for VFIO devices and runs virtqueues over it. "
             + "A device can write all memory that is mapped for it.");
         root.Options.Add(options.Output);
+        options.Socket.Validators.Add(VerbBuilder.RefuseEmpty);
         root.Options.Add(options.Socket);
         var verbs = new VerbBuilder(environment, options);
         root.Subcommands.Add(DaemonVerb.Build(verbs));

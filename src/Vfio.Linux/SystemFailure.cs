@@ -18,6 +18,7 @@ public sealed record SystemFailure(string Call, Errno Errno, string Cause, strin
         new("bind", Errno.EROFS, "the file system can only be read", "choose a path on another one"),
         new("connect", Errno.EACCES, "this user may not use the socket", "run as root, or look at its mode: ls -l"),
         new("connect", Errno.EPROTOTYPE, "what listens there takes datagrams, no stream", "look at who listens there: ss -xlp"),
+        new("write", Errno.ENOSPC, "the file system is full", "make room there (df -h), or name a file on another one"),
         new("sendmsg", Errno.EBADF, "a descriptor to hand over is not open", "open it in the program that starts this one, without close-on-exec"),
         new("fcntl(F_DUPFD_CLOEXEC)", Errno.EBADF, "this process has no such descriptor",
             "open it in the program that starts this one, without close-on-exec"),

@@ -120,13 +120,14 @@ public sealed unsafe class UnixSocket : IDisposable
     /// the path.</summary>
     /// <param name="path">The path, at most 107 bytes.</param>
     /// <returns>The listening socket.</returns>
-    /// <exception cref="LinuxException">socket(2), bind(2) or listen(2) failed; EADDRINUSE where somebody listens there.</exception>
+    /// <exception cref="LinuxException">socket(2), bind(2) or listen(2) failed; EADDRINUSE where somebody listens there, ENAMETOOLONG where
+    /// the path does not fit (unix(7)).</exception>
     public static UnixSocket Listen(string path)
     {
+        sockaddr_un address = Address(path, "bind");
         FileDescriptor descriptor = Create();
         try
         {
-            sockaddr_un address = Address(path);
             Errno errno = Bind(descriptor, &address);
             if (errno == Errno.EADDRINUSE && IsStale(path))
             {
@@ -151,15 +152,15 @@ public sealed unsafe class UnixSocket : IDisposable
     }
 
     /// <summary>Connects to whoever listens at a path, at once or not at all.</summary>
-    /// <param name="path">The path.</param>
+    /// <param name="path">The path, at most 107 bytes.</param>
     /// <param name="errno">Why it did not work, else <see cref="Errno.None"/>.</param>
     /// <returns>The connection, or null: ENOENT and ECONNREFUSED mean that nobody listens (yet), EAGAIN that the listener has not taken
     /// those who came before.</returns>
-    /// <exception cref="LinuxException">There are no more descriptors.</exception>
+    /// <exception cref="LinuxException">There are no more descriptors, or the path does not fit (ENAMETOOLONG, unix(7)).</exception>
     public static UnixSocket? TryConnect(string path, out Errno errno)
     {
+        sockaddr_un address = Address(path, "connect");
         FileDescriptor descriptor = Create(Linux.Socket.SOCK_NONBLOCK);
-        sockaddr_un address = Address(path);
         // SAFETY: a local, and its own size.
         if (LibC.connect(descriptor.Number, &address, (uint)sizeof(sockaddr_un)) < 0
             || LibC.fcntl(descriptor.Number, Fcntl.F_SETFL, LibC.fcntl(descriptor.Number, Fcntl.F_GETFL, 0) & ~Fcntl.O_NONBLOCK) < 0)
@@ -261,7 +262,7 @@ public sealed unsafe class UnixSocket : IDisposable
     private static Errno Bind(FileDescriptor descriptor, sockaddr_un* address) =>
         LibC.bind(descriptor.Number, address, (uint)sizeof(sockaddr_un)) < 0 ? (Errno)LibC.errno : Errno.None;
 
-    private static sockaddr_un Address(string path)
+    private static sockaddr_un Address(string path, string call)
     {
         sockaddr_un address = default;
         address.sun_family = Linux.Socket.AF_UNIX;
@@ -269,7 +270,8 @@ public sealed unsafe class UnixSocket : IDisposable
         // unix(7): the path ends with a NUL byte inside its 108 bytes.
         if (length is 0 or > 107)
         {
-            throw new ArgumentException($"a socket path has 1 to 107 bytes, not {length}: {path}", nameof(path));
+            throw new LinuxException(
+                call, length == 0 ? Errno.EINVAL : Errno.ENAMETOOLONG, path, $"the path of a socket has 1 to 107 bytes, not {length}", "choose another path");
         }
 
         Encoding.UTF8.GetBytes(path, new Span<byte>(address.sun_path, 107));

@@ -18,6 +18,48 @@ public sealed class BadInputTests
     }
 
     [TestMethod]
+    public async Task A_daemon_that_is_being_started_is_waited_for()
+    {
+        using var rig = new CliRig { DaemonStart = TimeSpan.FromMinutes(1) };
+        Task<CliOutcome> list = Task.Factory.StartNew(
+            () => rig.Run("pool", "list"), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+        rig.WithDaemon();
+        Assert.AreEqual(0, (await list).Code);
+    }
+
+    [TestMethod]
+    [DataRow("--socket-path", "vhost-user-net", "--socket-path", "")]
+    [DataRow("--out", "blk", "read", CliRig.Device, "--out", "")]
+    [DataRow("--socket", "pool", "list", "--socket", "")]
+    [DataRow("POOL", "pool", "destroy", "")]
+    public void An_empty_value(string named, params string[] line)
+    {
+        using var rig = new CliRig();
+        CliOutcome outcome = rig.Run(line);
+        Assert.AreEqual(2, outcome.Code);
+        StringAssert.Contains(outcome.Error, $"{named}: the value is empty", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
+    public void A_socket_whose_path_is_too_long()
+    {
+        using var rig = new CliRig();
+        string path = "/tmp/" + new string('x', 103);
+        StringAssert.Contains(
+            rig.RunFailing("pool", "list", "--socket", path), $"connect: ENAMETOOLONG (36): {path}. Cause: the path of a socket has 1 to 107 bytes, not 108", StringComparison.Ordinal);
+        StringAssert.Contains(rig.RunFailing("daemon", "--socket", path), "bind: ENAMETOOLONG", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
+    public void Lists_that_are_given_twice()
+    {
+        using var rig = new CliRig();
+        CliOutcome outcome = rig.Run([.. Create(), "--page-size", "2MiB"]);
+        Assert.AreEqual(2, outcome.Code);
+        StringAssert.Contains(outcome.Error, "--page-size", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
     public void No_iommu_in_the_machine()
     {
         using var rig = new CliRig(hasDevice: false);

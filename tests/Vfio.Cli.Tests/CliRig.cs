@@ -59,6 +59,8 @@ internal sealed class CliRig : IDisposable
 
     public TimeSpan DaemonPatience { get; init; } = TimeSpan.FromMinutes(1);
 
+    public TimeSpan DaemonStart { get; init; } = TimeSpan.FromMilliseconds(50);
+
     public void StopDaemon() => _daemon?.Dispose();
 
     /// <summary>Runs a command line.</summary>
@@ -81,6 +83,7 @@ internal sealed class CliRig : IDisposable
             OpenOutput = () => streams.Output,
             Cancellation = streams.Cancellation,
             DaemonPatience = DaemonPatience,
+            DaemonStart = DaemonStart,
         });
         return new CliOutcome(code, output.ToString(), error.ToString());
     }

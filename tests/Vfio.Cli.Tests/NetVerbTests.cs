@@ -209,6 +209,8 @@ public sealed class NetVerbTests : IDisposable
     [DataRow("--duration", "0")]
     [DataRow("--duration", "-1")]
     [DataRow("--count", "0")]
+    [DataRow("--mode", "7")]
+    [DataRow("--mode", "loop")]
     [DataRow("--frame-size", "10")]
     [DataRow("--frame-size", "65536")]
     [DataRow("--queue-size", "3")]

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using Vfio.Linux;
 using Vfio.Testing.VhostUser;
 
@@ -123,6 +124,11 @@ public sealed class VhostUserNetVerbTests
         Assert.AreEqual(0, outcome.Code, outcome.Error);
         StringAssert.StartsWith(outcome.Output, "from guests 0.00 Mpps, to guests 0.00 Mpps\n", StringComparison.Ordinal);
         StringAssert.Contains(outcome.Output, "to guests: 0 frames, 0 bytes, 0 bursts, 0 kicks, 0 calls, 0 dropped\n", StringComparison.Ordinal);
+        // The same for a program: its ports, as often as it was said and at the end.
+        JsonElement ports = rig.RunJson(
+            "vhost-user-net", "--socket-path", rig.PathOf("vm0.sock"), "--page-size", "4KiB", "--duration", "0.1");
+        Assert.AreEqual("vm0.sock", ports[0].GetProperty("name").GetString());
+        Assert.AreEqual(0, ports[0].GetProperty("toGuest").GetProperty("frames").GetInt64());
         // A pause longer than the whole.
         Assert.AreEqual(0, rig.Run(
             "vhost-user-net", "--socket-path", rig.PathOf("vm0.sock"), "--page-size", "4KiB", "--duration", "0.1", "--stats-interval", "80000").Code);

@@ -53,7 +53,9 @@ internal static class NetVerbs
         {
             Description = "rxonly (take, check test frames, drop), txonly (send numbered test frames), io (send back), macswap, "
                 + "echo (send test frames and check that they come back)",
+            HelpName = "rxonly|txonly|io|macswap|echo",
             DefaultValueFactory = _ => CardMode.Io,
+            CustomParser = WordParser.Parse<CardMode>,
         };
         var duration = new Option<double?>("--duration") { Description = "End after so long [default: at Ctrl-C]", HelpName = "SECONDS" };
         var count = new Option<long?>("--count") { Description = "End after so many frames", HelpName = "N" };

@@ -12,6 +12,7 @@ internal sealed class PoolShape(bool needsDevice)
     {
         Description = "Pages: 1GiB, 2MiB, thp or 4KiB; of a list such as 1GiB,2MiB the first that can be had",
         HelpName = "LIST",
+        Arity = ArgumentArity.ExactlyOne,
         DefaultValueFactory = _ => ["2MiB"],
         CustomParser = result =>
         {

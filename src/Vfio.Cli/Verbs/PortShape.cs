@@ -15,27 +15,17 @@ internal sealed class PortShape
         Description = "What to do with frames: rxonly (drop), txonly (generate), io (send on, or back), macswap",
         HelpName = "rxonly|txonly|io|macswap",
         DefaultValueFactory = _ => ForwardMode.Io,
-        CustomParser = result =>
-        {
-            string word = result.Tokens[0].Value;
-            if (Enum.TryParse(word, ignoreCase: true, out ForwardMode mode) && word.All(char.IsAsciiLetter))
-            {
-                return mode;
-            }
-
-            result.AddError($"--forward: \"{word}\" is none of rxonly, txonly, io and macswap");
-            return default;
-        },
+        CustomParser = WordParser.Parse<ForwardMode>,
     };
 
     private readonly Option<string?> _cores = new("--cores") { Description = "Processors, a poller on each, such as 1 or 2,3", HelpName = "LIST" };
-    private readonly Option<int> _queues = new("--queues") { Description = "Pairs of queues of each port", DefaultValueFactory = _ => 1 };
-    private readonly Option<ulong?> _poolSize = SizeParser.Option("--pool-size", "Memory for frames; 4MiB for each pair of queues by default");
+    private readonly Option<int> _queues = new("--queues") { Description = "Pairs of queues of each port, 1 to 128", HelpName = "N", DefaultValueFactory = _ => 1 };
+    private readonly Option<ulong?> _poolSize = SizeParser.Option("--pool-size", "Memory for the frames of all ports of the command; 4MiB for each pair of queues by default, in whole pages of the largest that --page-size names");
 
     private readonly Option<PciAddress[]> _devices = AddressParser.Option(
         "--device", "Pin the memory for this device, which is on vfio-pci; may be said more than once", required: false);
 
-    private readonly Option<int> _frameSize = new("--frame-size") { Description = "Bytes of a generated frame", DefaultValueFactory = _ => 64 };
+    private readonly Option<int> _frameSize = new("--frame-size") { Description = "Bytes of a generated frame, 14 to 65558", HelpName = "N", DefaultValueFactory = _ => 64 };
 
     private readonly Option<string> _pageSize = new("--page-size")
     {

@@ -64,14 +64,26 @@ internal sealed class VhostUserNetVerb
 
         using var ended = CancellationTokenSource.CreateLinkedTokenSource(run.Cancellation);
         _ = engine.Net.Ended.ContinueWith(_ => ended.Cancel(), TaskScheduler.Default);
-        WaitAndReport(run, engine.Net, left, interval, ended.Token);
-        NetReport.Totals(run.Environment.Out, engine.Net, clock.Elapsed);
+        WaitAndReport(run, engine, left, interval, ended.Token);
+        if (run.Json)
+        {
+            Show(run, engine);
+        }
+        else
+        {
+            NetReport.Totals(run.Environment.Out, engine.Net, clock.Elapsed);
+        }
+
         return engine.Net.Ports.Any(p => p.State == PortState.Failed) ? Vfiopin.Failed : Vfiopin.Done;
     }
 
-    private static void WaitAndReport(Invocation run, NetEngine engine, TimeSpan duration, TimeSpan? interval, CancellationToken ended)
+    // As "port list" shows those of the daemon.
+    private static void Show(Invocation run, Engine engine) => run.Show(
+        PortOperations.List.Run(engine, NoParameters.Instance, new OperationContext()), static json => json.PortInfoArray, static (_, _) => { });
+
+    private static void WaitAndReport(Invocation run, Engine engine, TimeSpan duration, TimeSpan? interval, CancellationToken ended)
     {
-        var rates = new NetReport(run.Environment.Out, engine);
+        var rates = new NetReport(run.Environment.Out, engine.Net);
         var clock = Stopwatch.StartNew();
         bool isEndless = duration == Timeout.InfiniteTimeSpan;
         while (isEndless || clock.Elapsed < duration)
@@ -86,7 +98,14 @@ internal sealed class VhostUserNetVerb
 
             if (isReport)
             {
-                rates.Show();
+                if (run.Json)
+                {
+                    Show(run, engine);
+                }
+                else
+                {
+                    rates.Show();
+                }
             }
         }
     }

@@ -71,6 +71,11 @@ public static class CardOperations
 
     private static void Check(CardRequest request)
     {
+        if (!Enum.IsDefined(request.Mode))
+        {
+            throw Invalid(request, $"mode {request.Mode}", "a card is driven by rxonly, txonly, io, macswap or echo", "choose one of them");
+        }
+
         if (request.FrameSize is < MinFrameSize or > 65535)
         {
             throw Invalid(request, $"frames of {request.FrameSize} bytes", $"a test frame has {MinFrameSize} bytes at least", "choose another size");

@@ -108,10 +108,18 @@ public static class DirtyOperations
         "dirty.export", static json => json.ExportRequest, static json => json.ExportInfo, static (engine, request, context) => On(engine, request.Name, "dirty export", pool =>
         {
             using FileStream file = FileOf(context, 0, FileAccess.Write, ExportNeedsFile);
-            PoolExportHeader header = request.Base
-                ? PoolExporter.ExportBase(pool, file, Sources(request.Kernel))
-                : PoolExporter.ExportChanges(pool, file, request.Since, Sources(request.Kernel));
-            return ExportInfo.Of(header);
+            try
+            {
+                PoolExportHeader header = request.Base
+                    ? PoolExporter.ExportBase(pool, file, Sources(request.Kernel))
+                    : PoolExporter.ExportChanges(pool, file, request.Since, Sources(request.Kernel));
+                return ExportInfo.Of(header);
+            }
+            catch (IOException e) when (e is not LinuxException && e.HResult > 0)
+            {
+                // .NET has no class for it: what it has of the kernel is the number.
+                throw new LinuxException("write", (Errno)e.HResult, $"the export of pool {pool.Name}");
+            }
         }));
 
     /// <summary>Puts a chain of exports back into a pool that nobody uses. The files go along with the call, the base first.</summary>

@@ -59,7 +59,8 @@ internal static class MachineFindings
 
         bool intel = sysfs.TryRead("/proc/cpuinfo")?.Contains("GenuineIntel", StringComparison.Ordinal) ?? false;
         string? table = Tables.FirstOrDefault(t => sysfs.Exists($"/sys/firmware/acpi/tables/{t}"));
-        string argument = intel ? "intel_iommu=on" : "iommu=on";
+        // Documentation/admin-guide/kernel-parameters.txt: AMD's is on unless it is switched off; Intel's depends on how the kernel was built.
+        string argument = intel ? "intel_iommu=on" : "neither iommu=off nor amd_iommu=off";
         return table is null
             ? new Finding(
                 "IOMMU",

@@ -28,6 +28,23 @@ internal sealed class EnginePorts(Engine engine, NetEngine net) : IDisposable
 
                     return Show(port);
                 }
+                catch (TimeoutException e)
+                {
+                    // Where the port could not be taken down again, whoever is stuck may hold its buffers.
+                    if (net.Ports.FirstOrDefault(p => p.Name == request.Name) is { } port)
+                    {
+                        lock (_memory)
+                        {
+                            _memory.Add(port, memory);
+                        }
+                    }
+                    else
+                    {
+                        memory.Release();
+                    }
+
+                    throw Stuck("port add", request.Name, e);
+                }
                 catch
                 {
                     memory.Release();
@@ -93,7 +110,15 @@ internal sealed class EnginePorts(Engine engine, NetEngine net) : IDisposable
 
     private PortInfo Remove(NetPort port)
     {
-        net.Remove(port);
+        try
+        {
+            net.Remove(port);
+        }
+        catch (TimeoutException e)
+        {
+            throw Stuck("port remove", port.Name, e);
+        }
+
         PortInfo last = Show(port);
         PortMemory? memory;
         lock (_memory)
@@ -104,6 +129,9 @@ internal sealed class EnginePorts(Engine engine, NetEngine net) : IDisposable
         memory?.Release();
         return last;
     }
+
+    private static LinuxException Stuck(string call, string name, TimeoutException stuck) => new(
+        call, Errno.ETIMEDOUT, name, stuck.Message, "look at the port with: vfiopin port list, and remove it once the thread runs again");
 
     private NetPort Find(string name) => net.Ports.FirstOrDefault(p => p.Name == name)
         ?? throw new LinuxException("port lookup", Errno.ENOENT, name, "there is no port of this name", "list the ports with: vfiopin port list");

@@ -61,7 +61,7 @@ public sealed class NetPort : IVhostUserDevice
     /// <summary>Whether it has a front-end, and if not, whether one may come.</summary>
     public PortState State => _connection?.State ?? PortState.Ended;
 
-    /// <summary>Why no front-end is met any more, or null.</summary>
+    /// <summary>Why no front-end is met, any more or until a stuck poller comes back; or null.</summary>
     public string? Failure => _connection?.Failure;
 
     /// <summary>Sessions that were begun.</summary>

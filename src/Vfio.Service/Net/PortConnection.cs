@@ -144,6 +144,7 @@ internal sealed class PortConnection : IDisposable
             return _listener.Accept();
         }
 
+        bool isTold = false;
         while (!_stop.IsSet)
         {
             if (UnixSocket.TryConnect(_options.SocketPath!, out Errno errno) is { } socket)
@@ -154,6 +155,12 @@ internal sealed class PortConnection : IDisposable
             if (errno is not (Errno.ENOENT or Errno.ECONNREFUSED or Errno.EAGAIN))
             {
                 throw new LinuxException("connect", errno, _options.SocketPath!);
+            }
+
+            if (!isTold)
+            {
+                _log($"{_port.Name}: nobody listens at {_options.SocketPath} ({errno}); waiting for that");
+                isTold = true;
             }
 
             _stop.Wait(RetryInterval);

@@ -7,7 +7,7 @@ namespace Vfio.Service;
 /// <summary>A port as <c>port show</c> tells it.</summary>
 /// <param name="Name">Its name.</param>
 /// <param name="State">Whether it has a front-end.</param>
-/// <param name="Failure">Why it meets none any more, or null.</param>
+/// <param name="Failure">Why it meets none, any more or until a stuck poller comes back; or null.</param>
 /// <param name="SocketPath">Its socket, or null for a connected one that it was given.</param>
 /// <param name="Client">Whether it connects there, or listens.</param>
 /// <param name="Forward">What it does with frames.</param>

@@ -94,6 +94,8 @@ internal sealed class PortMemory
         }
 
         ulong page = request.PageSizes.Max(p => MemoryBackings.TryParse(p, out MemoryBacking backing) ? backing.PageSize() : 1);
-        return checked((size + page - 1) / page * page);
+        ulong rest = size % page;
+        // What no machine has is refused where the pool is made.
+        return rest == 0 || size > ulong.MaxValue - page ? size : size - rest + page;
     }
 }

@@ -58,7 +58,7 @@ internal sealed unsafe class SplitInflight : InflightRecord
     {
         foreach (ref readonly DescriptorChain chain in chains)
         {
-            Entry* entry = _entries + chain.Id;
+            Entry* entry = _entries + Clamped(chain.Id);
             entry->Counter = _counter++;
             // ORDER: the counter before the mark that it is valid; a successor reads it after our death.
             Volatile.Write(ref entry->Inflight, 1);
@@ -69,7 +69,7 @@ internal sealed unsafe class SplitInflight : InflightRecord
     {
         foreach (UsedChain chain in used)
         {
-            _entries[chain.Id].Next = _lastHead;
+            _entries[Clamped(chain.Id)].Next = _lastHead;
             _lastHead = chain.Id;
             // ORDER: the link before the head of the list; as in Take.
             Volatile.Write(ref _header->LastBatchHead, chain.Id);
@@ -81,7 +81,7 @@ internal sealed unsafe class SplitInflight : InflightRecord
         foreach (UsedChain chain in used)
         {
             // ORDER: after the ring's used index, which Publish stored with release; as in Take.
-            Volatile.Write(ref _entries[chain.Id].Inflight, 0);
+            Volatile.Write(ref _entries[Clamped(chain.Id)].Inflight, 0);
         }
 
         _usedIndex = unchecked((ushort)(_usedIndex + used.Length));

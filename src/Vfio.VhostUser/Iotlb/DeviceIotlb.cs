@@ -117,10 +117,15 @@ public sealed class DeviceIotlb
         return displaced;
     }
 
-    /// <summary>Forgets everything, questions too: the session ended, the memory table changed, or the device was reset.</summary>
+    /// <summary>Forgets everything, questions too: the session ended, the memory table changed, or the device was reset. Nothing of it
+    /// counts as invalidated.</summary>
     public void Clear()
     {
-        Invalidate(new IovaRange(new Iova(0), new Iova(ulong.MaxValue)));
+        lock (_changing)
+        {
+            Swap(_editor.Replace(_snapshot, new IovaRange(new Iova(0), new Iova(ulong.MaxValue)), null));
+        }
+
         Questions.Clear();
     }
 

@@ -7,7 +7,8 @@ namespace Vfio.VhostUser;
 
 /// <summary>One queue's view of its device's IOTLB: the snapshot of the present batch, the last hits, and what was missing.</summary>
 /// <remarks>For the one thread that polls the queue, between <see cref="Begin"/> and the end of the same batch of its
-/// <see cref="GracePeriodReader"/>. Nothing here allocates or waits.</remarks>
+/// <see cref="GracePeriodReader"/>. Nothing that is done for each buffer allocates, waits or takes a lock; <see cref="Ask"/> does the last, and
+/// <see cref="TakeAnswers"/> may do all three, for what the front-end changed.</remarks>
 public sealed class IotlbView : IDisposable
 {
     // What one burst can ask: as much as fits is asked now, the rest when the burst comes back.
@@ -16,6 +17,8 @@ public sealed class IotlbView : IDisposable
     private const int RoomForRefusals = 16;
     // Of one descriptor that is missing altogether: a gigabyte of it would be 262144 questions.
     private const int MaxQuestionsOfRange = 64;
+    // Looked at of one descriptor: one over the whole table would keep its poller for long. The rest is asked when it comes back.
+    private const int MaxPiecesOfRange = 4 * MaxQuestionsOfRange;
 
     private readonly DeviceIotlb _iotlb;
     private readonly Sender _send;
@@ -208,6 +211,7 @@ public sealed class IotlbView : IDisposable
         Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
         TranslationStatus? answer = null;
         int room = MaxQuestionsOfRange;
+        int looked = 0;
         bool missing = false;
         bool refused = false;
         while (true)
@@ -224,7 +228,8 @@ public sealed class IotlbView : IDisposable
                 }
             }
 
-            if (pieces[count - 1].Range.Last == range.Last || room == 0)
+            looked += count;
+            if (pieces[count - 1].Range.Last == range.Last || room == 0 || looked >= MaxPiecesOfRange)
             {
                 break;
             }
@@ -242,8 +247,10 @@ public sealed class IotlbView : IDisposable
         bool refusal = piece.Kind == TranslationStatus.Denied;
         ulong page = piece.Range.First.Value & ~(ulong)(IotlbQuestion.PageSize - 1);
         ulong last = piece.Range.Last.Value & ~(ulong)(IotlbQuestion.PageSize - 1);
-        // The page's start asks for all buffers in the page at once, unless that is known and only what follows is missing.
-        ulong address = refusal || !_snapshot.TryFind(new Iova(page), out _) ? page : piece.Range.First.Value;
+        // The page's start speaks for all buffers in the page at once, unless it is only what follows that is missing, or refused.
+        bool isKnown = _snapshot.TryFind(new Iova(page), out IotlbRange start);
+        bool isAlike = refusal ? isKnown && (start.Access & access) != access : !isKnown;
+        ulong address = isAlike ? page : piece.Range.First.Value;
         int most = refusal ? _questions.Length : MaxQuestions;
         while (room > 0 && _questionCount < most)
         {

@@ -144,7 +144,7 @@ internal sealed class ChainSource<TTranslator>
         {
             _aheadChains ??= new DescriptorChain[MostChains + MostAhead];
             _aheadSegments ??= new HostSegment[MostSegments];
-            _queue.Peek(ref _translator, _aheadChains.AsSpan(0, wanted + _ahead), _aheadSegments);
+            _queue.LookAhead(ref _translator, _aheadChains.AsSpan(0, wanted + _ahead), _aheadSegments);
         }
 
         iotlb.Ask(cutShort);

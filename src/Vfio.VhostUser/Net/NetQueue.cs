@@ -3,7 +3,8 @@ using Vfio.Virtio;
 namespace Vfio.VhostUser;
 
 /// <summary>One running ring of a network device: what <see cref="TransmitQueue"/> and <see cref="ReceiveQueue"/> have in common.</summary>
-/// <remarks>For one thread at a time. No call waits, allocates, or throws for what the driver did.</remarks>
+/// <remarks>For one thread at a time. No call waits, allocates, or throws for what the driver did; <see cref="TakeAnswers"/> may do the
+/// first two, for what the front-end changed.</remarks>
 public abstract class NetQueue
 {
     private bool _mustCall;

@@ -4,7 +4,8 @@ namespace Vfio.VhostUser;
 
 /// <summary>A device behind a vhost-user session: what it offers, and what it does with rings. The session does everything
 /// that has to do with the protocol.</summary>
-/// <remarks>Called by the session's thread only, one call at a time.</remarks>
+/// <remarks>Called by the session's thread, one call at a time; <see cref="AwaitQuiescence"/> also, in its place, by a poller that takes the
+/// front-end's answers.</remarks>
 public interface IVhostUserDevice
 {
     /// <summary>The virtio features on offer, with the bits of the device type.</summary>

@@ -3,7 +3,8 @@ using System.Runtime.InteropServices;
 namespace Vfio.VhostUser;
 
 /// <summary>The IOTLB of a session: takes the front-end's messages in after checking them, and sends it questions.</summary>
-/// <remarks>The session's thread applies messages; pollers ask through the views.</remarks>
+/// <remarks>Whose turn it is applies messages, the session's thread or a poller (<see cref="SessionTurn"/>); pollers ask through the
+/// views.</remarks>
 internal sealed class SessionIotlb(IVhostUserDevice device)
 {
     // Questions that one message to the socket holds.

@@ -251,8 +251,12 @@ internal sealed class SessionRequests(
 
         rings.WhileStopped(() =>
         {
-            // Translations lead into the memory that goes. The front-end tells them again.
-            iotlb.Table.Clear();
+            if (memory.Current.Regions.Any(r => !next.Regions.Contains(r)))
+            {
+                // Translations lead into the memory that goes. The front-end tells them again.
+                iotlb.Table.Clear();
+            }
+
             memory.Replace(next);
             rings.Memory = next;
         });

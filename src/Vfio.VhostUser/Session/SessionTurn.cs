@@ -6,7 +6,8 @@ namespace Vfio.VhostUser;
 /// <summary>Whose turn it is to take messages from a session's socket. It is the turn of the session's own thread, which sleeps until
 /// some come, except while a poller waits for translations: then the poller takes the front-end's answers and revocations itself,
 /// between two of its batches, and nobody has to be woken for them.</summary>
-/// <remarks>A poller never waits here: when it is not its turn it does other work. What is not for it to decide it leaves to the
+/// <remarks>A poller does not wait for its turn: when it is not, it does other work. In its turn it waits for the other pollers where
+/// something was taken away, as the session's thread would. What is not for it to decide it leaves to the
 /// session's thread, which takes the turn back whenever it runs.</remarks>
 internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 {

@@ -123,7 +123,8 @@ internal sealed class VringTable : IDisposable
         ring.SetCall(null);
         if (!_rings.Any(r => r.IsStarted))
         {
-            // The driver goes. The next one's buffers lie elsewhere: what is left would only fill the table.
+            // The driver goes, or the machine is paused. Another one's buffers lie elsewhere: what is left would only fill the table, and
+            // the same one's are told again when they are asked for.
             _iotlb.Table.Clear();
         }
 

@@ -20,6 +20,8 @@ namespace Vfio.Virtio;
 /// </remarks>
 public abstract class DeviceQueue
 {
+    private bool _isAhead;
+
     private protected DeviceQueue(int size, VirtioFeatures features)
     {
         Size = size;
@@ -117,6 +119,20 @@ public abstract class DeviceQueue
             _ => ((PackedDeviceQueue<PagedRing>)this).PeekRing(ref translator, chains, segments),
         };
 
+    /// <summary>As <see cref="Peek"/>, only for what the translator hears of it: what is wrong with a chain that is not due yet is no
+    /// error before it is.</summary>
+    /// <typeparam name="TTranslator">The translator, a struct.</typeparam>
+    /// <param name="translator">Hears of what is missing.</param>
+    /// <param name="chains">Scratch; its length is how far to look.</param>
+    /// <param name="segments">Scratch.</param>
+    public void LookAhead<TTranslator>(ref TTranslator translator, Span<DescriptorChain> chains, Span<HostSegment> segments)
+        where TTranslator : struct, ITranslator
+    {
+        _isAhead = true;
+        Peek(ref translator, chains, segments);
+        _isAhead = false;
+    }
+
     /// <summary>Makes everything completed visible without asking whether the driver wants to be notified: a driver that polls
     /// works on it while the rest of the batch is made. <see cref="Publish"/> must follow.</summary>
     internal abstract void Reveal();
@@ -160,7 +176,7 @@ public abstract class DeviceQueue
     // left alone: the chains before it come again, and by then it may be mended or not.
     private protected void FailUnlessLeft(RingError error, ushort position, int segments)
     {
-        if (!Missed && (error != RingError.TooManySegments || segments == 0))
+        if (!Missed && !_isAhead && (error != RingError.TooManySegments || segments == 0))
         {
             Fail(error, position);
         }

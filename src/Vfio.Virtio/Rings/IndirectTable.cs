@@ -39,8 +39,9 @@ internal unsafe ref struct IndirectTable
             return RingError.AddressWrap;
         }
 
+        uint reach = (uint)Math.Min(length, (ulong)chain.MaxDescriptors * Descriptor.Bytes);
         TranslationStatus status = translator.Translate(
-            new BusAddress(address), length, DeviceAccess.Read, out HostAddress host, out uint usable);
+            new BusAddress(address), reach, DeviceAccess.Read, out HostAddress host, out uint usable);
         if (status == TranslationStatus.Miss)
         {
             chain.SetMissed();
@@ -52,7 +53,6 @@ internal unsafe ref struct IndirectTable
             return RingError.AccessDenied;
         }
 
-        uint reach = (uint)Math.Min(length, (ulong)chain.MaxDescriptors * Descriptor.Bytes);
         uint done = usable;
         for (int pieces = 1; done < reach && pieces < MostPieces; pieces++)
         {
@@ -73,7 +73,7 @@ internal unsafe ref struct IndirectTable
         }
 
         table = new IndirectTable(
-            address, length / Descriptor.Bytes, Math.Min(usable, length) / Descriptor.Bytes, (ulong*)host.Value);
+            address, length / Descriptor.Bytes, Math.Min(usable, reach) / Descriptor.Bytes, (ulong*)host.Value);
         return RingError.None;
     }
 

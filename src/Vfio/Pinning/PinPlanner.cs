@@ -9,6 +9,9 @@ public static class PinPlanner
 {
     private const ulong Page = 4096;
 
+    // A plan lists each map, and dma_entry_limit is 65535 by default: whoever asks for more mistook the grain.
+    private const ulong MostMaps = 1 << 20;
+
     // What IOMMU page tables have on x86-64 and arm64 with 4 KiB granules, and the sizes of their large pages.
     private const ulong EntriesOfTable = 512;
     private static readonly ulong[] LargePages = [ByteSize.GiB, 2 * ByteSize.MiB];
@@ -35,8 +38,16 @@ public static class PinPlanner
         var refused = new List<PinFailure>();
         var problems = new List<PinProblem>();
         var maps = new List<PinMap>();
+        ulong pieces = 0;
         foreach (Run run in Join(Subtract(Flatten(ranges), live, references, refused), limits.PageSizes, options.Grain))
         {
+            pieces += options.Grain == 0 ? 1 : (run.Last / options.Grain) - (run.First / options.Grain) + 1;
+            if (pieces > MostMaps)
+            {
+                Refuse(run, TooManyMaps(pieces), refused, problems);
+                continue;
+            }
+
             Place(run, ranges[0].Host.First, options, allocator, maps, refused, problems);
         }
 
@@ -74,6 +85,10 @@ public static class PinPlanner
         "the container's entries would run out (dma_entry_limit of vfio_iommu_type1)",
         string.Create(CultureInfo.InvariantCulture,
             $"f=/sys/module/vfio_iommu_type1/parameters/dma_entry_limit; echo $(($(cat $f) + {need - have})) > $f before the container is opened, or pin fewer, larger ranges, or use a larger grain"));
+
+    private static PinProblem TooManyMaps(ulong need) => new(
+        "maps of a plan", "VFIO_IOMMU_MAP_DMA", Errno.ENOSPC, need, MostMaps, "maps",
+        "it would take more calls than a plan may list", "use a larger grain, or pin in several parts");
 
     private static PinProblem MemlockShort(MemlockLimit memlock, ulong need, ulong left) => new(
         "RLIMIT_MEMLOCK", "VFIO_IOMMU_MAP_DMA", Errno.ENOMEM, need, left, "bytes",

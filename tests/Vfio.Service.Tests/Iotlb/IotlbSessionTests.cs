@@ -290,6 +290,23 @@ public sealed class IotlbSessionTests : IDisposable
     }
 
     [TestMethod]
+    public void Memory_that_is_added_voids_none()
+    {
+        // Nobody would answer for these.
+        for (uint i = 0; i < 4; i++)
+        {
+            _guest.Frontend.Update(
+                IovaRange.Of(Base + (i * Page), Page), _guest.AddressOf(i * Page), i < 2 ? DmaAccess.Read : DmaAccess.Write);
+        }
+
+        RoundTrip(1);
+        using var more = new FrontendRegion("more", new GuestPhysicalAddress(0x10_0000_0000), 2 << 20);
+        _guest.Frontend.AddMemory(more);
+        RoundTrip(2);
+        Assert.AreEqual(0, _guest.Frontend.Unanswered);
+    }
+
+    [TestMethod]
     // Type, address, size, user address (0: a good one), permissions.
     [DataRow(IotlbMessageType.Update, 0ul, 0ul, 0ul, 3)]
     [DataRow(IotlbMessageType.Update, ulong.MaxValue, 2ul, 0ul, 3)]

@@ -42,6 +42,31 @@ public sealed class PortPollerTests : PortFixture
     }
 
     [TestMethod]
+    [DataRow(VirtioFeatures.Version1)]
+    [DataRow(VirtioFeatures.Version1 | VirtioFeatures.RingPacked)]
+    public void A_poller_serves_its_other_ports_while_one_waits_for_a_translation(VirtioFeatures features)
+    {
+        int core = ThreadAffinity.Get()[0];
+        Add(Request("vm0") with { Cores = [core] });
+        Add(Request("vm1") with { Cores = [core] });
+        Assert.AreSame(Engine.Net.Ports[0].Pollers.Single(), Engine.Net.Ports[1].Pollers.Single());
+        UnixSocket socket = UnixSocket.TryConnect(Path("vm0"), out Errno errno) ?? throw new LinuxException("connect", errno, "vm0");
+        using var waiting = new IotlbGuest(socket, features, 2 << 20, 64, hasIommu: true);
+        using var other = new PortGuest(Path("vm1"), features);
+        // Mapped by nobody, so that no answer comes.
+        Assert.IsTrue(waiting.Transmit.TryAdd([new DmaSegment(waiting.At(new Iova(0x10_0000_0000), 0, 100), DeviceAccess.Read)], out _));
+        waiting.Transmit.Publish();
+        waiting.Kick();
+        PortGuest.Until(() => waiting.Frontend.Unanswered != 0, "it was not asked for");
+        for (byte seed = 0; seed < 200; seed++)
+        {
+            Assert.IsTrue(other.RoundTrip(seed));
+        }
+
+        Assert.AreEqual(0, waiting.Transmit.Reap(new Completion[1]));
+    }
+
+    [TestMethod]
     public void Kicks_that_wake_a_poller_are_counted_on_their_ring()
     {
         Add(Request("vm0"));

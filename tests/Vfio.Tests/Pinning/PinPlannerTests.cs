@@ -100,6 +100,16 @@ public sealed class PinPlannerTests(TestContext context)
     }
 
     [TestMethod]
+    public void A_grain_that_would_take_millions_of_maps_is_refused_without_listing_them()
+    {
+        PinPlan plan = PinPlanner.Plan([Range(0x7f0000200000, 64 * 1024 * MiB)], Wide, new PinOptions { Grain = Page });
+        Assert.IsEmpty(plan.Maps);
+        Assert.AreEqual("maps of a plan", plan.Problems.Single().Limit);
+        Assert.AreEqual(16ul << 20, plan.Problems.Single().Need);
+        Assert.Contains("use a larger grain", Assert.ThrowsExactly<LinuxException>(() => plan.ThrowIfImpossible("pool demo")).Message);
+    }
+
+    [TestMethod]
     public void Ranges_that_are_not_whole_pages_are_refused()
     {
         Assert.ThrowsExactly<ArgumentException>(() => PinPlanner.Plan([Range(0x1001, Page)], Wide));

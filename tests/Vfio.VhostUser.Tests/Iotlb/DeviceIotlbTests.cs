@@ -98,6 +98,18 @@ public sealed class DeviceIotlbTests
     }
 
     [TestMethod]
+    public void What_is_cleared_was_not_invalidated()
+    {
+        var iotlb = new DeviceIotlb();
+        iotlb.Update(Translation(0x1000, 0x1000, 0xa000, DmaAccess.Read));
+        iotlb.Clear();
+        Assert.AreEqual((0, 0), (iotlb.Snapshot.Count, iotlb.Counters.Invalidated));
+        iotlb.Update(Translation(0x1000, 0x1000, 0xa000, DmaAccess.Read));
+        iotlb.Invalidate(Everything);
+        Assert.AreEqual((0, 1), (iotlb.Snapshot.Count, iotlb.Counters.Invalidated));
+    }
+
+    [TestMethod]
     public void A_range_known_to_be_forbidden_is_refused_and_not_missing()
     {
         var iotlb = new DeviceIotlb();

@@ -67,6 +67,14 @@ public sealed class IndirectTableTests : IDisposable
     }
 
     [TestMethod]
+    public void A_table_of_which_nothing_is_known_asks_for_no_more_either()
+    {
+        using var ring = new Ring(8, 1 << 30);
+        Assert.AreEqual(0, Peek(ring.Queue));
+        CollectionAssert.AreEqual(new[] { Miss(Table) }, _bursts.Single());
+    }
+
+    [TestMethod]
     public void A_table_that_may_not_be_read_whole_is_refused_and_reported()
     {
         using var ring = new Ring(1024, Entries * 16);

@@ -334,6 +334,39 @@ public sealed class IotlbQuestionTests
         Assert.HasCount(64, _sent);
     }
 
+    [TestMethod]
+    public void A_descriptor_over_a_table_full_of_pieces_is_looked_at_only_so_far()
+    {
+        const ulong Pieces = 2000;
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb, Send);
+        for (ulong page = 1; page < Pieces; page++)
+        {
+            // Backwards: no two merge.
+            iotlb.Update(new IotlbRange(
+                IovaRange.Of(new Iova(page * 0x1000), 0x1000), new HostAddress((Pieces - page) * 0x1000), DmaAccess.Read));
+        }
+
+        view.Begin();
+        Assert.AreEqual(
+            TranslationStatus.Miss, view.Translate(new Iova(0), (uint)(Pieces + 1) * 0x1000, DmaAccess.Read, out _, out _));
+        view.Ask();
+        CollectionAssert.AreEqual(new[] { Miss(0) }, _sent, "it looked for what is missing at the other end");
+    }
+
+    [TestMethod]
+    public void A_refusal_behind_what_is_allowed_of_a_page_is_reported_by_its_own_address()
+    {
+        var iotlb = new DeviceIotlb();
+        using var view = new IotlbView(iotlb, Send);
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1000), 0x800), new HostAddress(0x5000), DmaAccess.ReadWrite));
+        iotlb.Update(new IotlbRange(IovaRange.Of(new Iova(0x1800), 0x800), default, DmaAccess.None));
+        view.Begin();
+        Assert.AreEqual(TranslationStatus.Denied, view.Translate(new Iova(0x1810), 0x10, DmaAccess.Read, out _, out _));
+        view.Ask();
+        Assert.AreEqual(new IotlbQuestion(new Iova(0x1810), DmaAccess.Read, true), _sent.Single());
+    }
+
     private static IotlbQuestion[] Flood() =>
         [.. Enumerable.Range(0, IotlbQuestions.MaxPending).Select(i => Miss((ulong)i * 0x1000))];
 
