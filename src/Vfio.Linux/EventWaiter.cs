@@ -1,12 +1,13 @@
 namespace Vfio.Linux;
 
 /// <summary>Lets one thread sleep until any of many descriptors is signalled. It never reads them: each signal wakes once
-/// (edge-triggered), so a descriptor that a peer owns too cannot make the thread block.</summary>
+/// (edge-triggered, but for <see cref="AddReadable"/>), so a descriptor that a peer owns too cannot make the thread block.</summary>
 /// <remarks>Adding and removing is thread-safe, also while the thread sleeps.</remarks>
 public sealed unsafe class EventWaiter : IDisposable
 {
     private const int Batch = 16;
     private const uint Signalled = Epoll.EPOLLIN | Epoll.EPOLLET;
+    private const uint Readable = Epoll.EPOLLIN;
 
     private readonly FileDescriptor _descriptor;
 
@@ -29,16 +30,22 @@ public sealed unsafe class EventWaiter : IDisposable
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
     public void Add(FileDescriptor descriptor, ulong tag) => Control(Epoll.EPOLL_CTL_ADD, descriptor, Signalled, tag);
 
+    /// <summary>Watches a descriptor as long as there is something to read from it: who leaves some is woken for it again.</summary>
+    /// <param name="descriptor">As for <see cref="Add"/>.</param>
+    /// <param name="tag">As for <see cref="Add"/>.</param>
+    /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
+    public void AddReadable(FileDescriptor descriptor, ulong tag) => Control(Epoll.EPOLL_CTL_ADD, descriptor, Readable, tag);
+
     /// <summary>Sleeps through a descriptor's signals until <see cref="Resume"/>; the end of a connection still wakes.</summary>
     /// <param name="descriptor">A descriptor that was added.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
     public void Pause(FileDescriptor descriptor) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Epoll.EPOLLET, 0);
 
-    /// <summary>Watches it again; one that is signalled by then wakes at once.</summary>
+    /// <summary>Watches it again, as <see cref="AddReadable"/> does.</summary>
     /// <param name="descriptor">A descriptor that was added.</param>
     /// <param name="tag">As for <see cref="Add"/>.</param>
     /// <exception cref="LinuxException">epoll_ctl(2) failed.</exception>
-    public void Resume(FileDescriptor descriptor, ulong tag) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Signalled, tag);
+    public void Resume(FileDescriptor descriptor, ulong tag) => Control(Epoll.EPOLL_CTL_MOD, descriptor, Readable, tag);
 
     /// <summary>Watches it no longer.</summary>
     /// <param name="descriptor">The descriptor.</param>

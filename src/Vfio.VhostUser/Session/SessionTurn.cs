@@ -5,13 +5,14 @@ namespace Vfio.VhostUser;
 
 /// <summary>Whose turn it is to take messages from a session's socket. It is the turn of the session's own thread, which sleeps until
 /// some come, except while a poller waits for translations: then the poller takes the front-end's answers and revocations itself,
-/// between two of its batches, and nobody has to be woken for them.</summary>
+/// between two of its batches, and nobody has to be woken for them. Whether it then keeps the turn for the revocation that may follow is
+/// a matter of trial (<see cref="TurnTrial"/>).</summary>
 /// <remarks>A poller does not wait for its turn: when it is not, it does other work. In its turn it waits for the other pollers where
 /// something was taken away, as the session's thread would. What is not for it to decide it leaves to the
 /// session's thread, which takes the turn back whenever it runs.</remarks>
 internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 {
-    // How long after its last message a poller goes on looking, each time a system call that mostly finds nothing.
+    // How long after its last message a poller goes on looking where it keeps the turn, each time a system call that mostly finds nothing.
     private static readonly long Attention = Stopwatch.Frequency / 5000;
 
     /// <summary>How long the session's thread sleeps at most where pollers may have the turn: one whose ring was taken away in the middle
@@ -20,12 +21,14 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 
     private readonly Lock _turn = new();
     private readonly EventWaiter _waiter = new();
+    // Never read: each signal is an edge, and wakes (epoll(7)).
     private readonly EventFd _wake = new();
     private readonly FileDescriptor _socket;
     private readonly PollersShare _take;
     private bool _isPollers;
     private bool _isOver;
     private long _last;
+    private TurnTrial _trial;
 
     /// <summary>It is the turn of the session's thread.</summary>
     /// <param name="socket">The session's socket.</param>
@@ -38,7 +41,7 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
         try
         {
             _waiter.Add(_wake.Descriptor, 0);
-            _waiter.Add(socket, 0);
+            _waiter.AddReadable(socket, 0);
         }
         catch
         {
@@ -49,8 +52,9 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 
     /// <summary>Takes messages on a poller's thread, without waiting.</summary>
     /// <param name="left">Whether something is left that only the session's thread can do.</param>
+    /// <param name="areAll">Whether the last answer that was waited for was among them.</param>
     /// <returns>How many were taken.</returns>
-    public delegate int PollersShare(out bool left);
+    public delegate int PollersShare(out bool left, out bool areAll);
 
     /// <inheritdoc/>
     // ORDER: a hint; Take looks again in its turn.
@@ -68,7 +72,6 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     public void Begin()
     {
         _turn.Enter();
-        _wake.Take();
         GiveBack();
     }
 
@@ -119,10 +122,15 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
                 return false;
             }
 
-            int taken = _take(out bool left);
+            int taken = _take(out bool left, out bool areAll);
             long now = Stopwatch.GetTimestamp();
             _last = taken != 0 ? now : _last;
-            if (left || now - _last > Attention)
+            if (areAll)
+            {
+                _trial.Count(now);
+            }
+
+            if (left || now - _last > Attention || (areAll && !_trial.IsKept))
             {
                 GiveBack();
             }

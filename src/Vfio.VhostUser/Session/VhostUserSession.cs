@@ -18,6 +18,8 @@ public sealed class VhostUserSession : IDisposable
     // Messages that a poller takes before it goes back to its rings.
     private const int PollersMost = 64;
 
+    private static readonly ulong[] Success = new ulong[MostOwed];
+
     private readonly MessageChannel _channel;
     private readonly Action<string> _log;
     private readonly PeerMappings _mappings;
@@ -128,9 +130,11 @@ public sealed class VhostUserSession : IDisposable
             : Features.HasFlag(VirtioFeatures.AccessPlatform) ? SessionTurn.PollersLongest : Timeout.InfiniteTimeSpan);
         _turn.Begin();
         bool goesOn = false;
+        int done = 0;
         try
         {
             goesOn = TakeMessages();
+            (done, _owed) = (_owed, 0);
         }
         catch (Exception e) when (e is VhostUserProtocolException or LinuxException)
         {
@@ -139,21 +143,47 @@ public sealed class VhostUserSession : IDisposable
         }
         finally
         {
-            _turn.End(goesOn);
-            if (!goesOn)
-            {
-                // No poller is in a turn any more, or will be.
-                _rings.StopAll();
-            }
+            EndTurn(goesOn);
         }
 
-        return goesOn;
+        return goesOn && TryAcknowledge(done);
+    }
+
+    // Out of the turn: whoever waits for this may run at once, on this processor, and a poller would find the turn taken meanwhile. That
+    // its acknowledgements may then come first is no harm, as each is like the other, and what these are for is done.
+    private bool TryAcknowledge(int count)
+    {
+        try
+        {
+            Acknowledge(count);
+            return true;
+        }
+        catch (LinuxException e)
+        {
+            Refused++;
+            _log($"session ended: {e.Message}");
+            _turn.Begin();
+            EndTurn(goesOn: false);
+            return false;
+        }
+    }
+
+    private void EndTurn(bool goesOn)
+    {
+        _turn.End(goesOn);
+        if (!goesOn)
+        {
+            // No poller is in a turn any more, or will be.
+            _rings.StopAll();
+        }
     }
 
     private bool TakeMessages()
     {
         _failureOfPoller?.Throw();
-        while (_channel.TryBuffer())
+        // One look: what comes later wakes this thread again.
+        bool any = _channel.TryBuffer();
+        while (any)
         {
             if (!_channel.Receive())
             {
@@ -162,9 +192,10 @@ public sealed class VhostUserSession : IDisposable
 
             Messages++;
             Dispatch();
+            any = _channel.HasBuffered;
         }
 
-        Settle();
+        _rings.SettleInvalidations();
         _rings.RestartWaiting();
         _iotlb.Tidy();
         return true;
@@ -172,10 +203,11 @@ public sealed class VhostUserSession : IDisposable
 
     // On a poller's thread, in its turn and between two of its batches: translations told and revoked, as long as they concern
     // buffers only and are beyond doubt.
-    private int TakeAnswers(out bool left)
+    private int TakeAnswers(out bool left, out bool areAll)
     {
         int taken = 0;
-        left = false;
+        bool isTold = false;
+        left = areAll = false;
         try
         {
             while (taken < PollersMost && _owed < MostOwed && _channel.TryBuffer())
@@ -186,6 +218,7 @@ public sealed class VhostUserSession : IDisposable
                     break;
                 }
 
+                isTold |= MemoryMarshal.Read<IotlbMessage>(_channel.NextPayload).Type == IotlbMessageType.Update;
                 _channel.Receive();
                 Messages++;
                 MessagesOfPollers++;
@@ -194,6 +227,7 @@ public sealed class VhostUserSession : IDisposable
             }
 
             left |= !Settle(waits: false);
+            areAll = isTold && _iotlb.Table.Questions.Pending == 0;
         }
         catch (Exception e) when (e is not OutOfMemoryException)
         {
@@ -266,26 +300,27 @@ public sealed class VhostUserSession : IDisposable
     private bool Settle(bool waits = true)
     {
         _rings.SettleInvalidations();
-        if (_owed != 0)
+        if (!waits)
         {
-            Span<ulong> done = stackalloc ulong[MostOwed];
-            done.Clear();
-            done = done[.._owed];
-            if (!waits)
+            if (_owed != 0 && !_channel.TrySendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, Success.AsSpan(0, _owed)))
             {
-                if (!_channel.TrySendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, done))
-                {
-                    return false;
-                }
+                return false;
             }
-            else
-            {
-                _channel.SendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, done);
-            }
-
-            _owed = 0;
+        }
+        else
+        {
+            Acknowledge(_owed);
         }
 
+        _owed = 0;
         return true;
+    }
+
+    private void Acknowledge(int count)
+    {
+        if (count != 0)
+        {
+            _channel.SendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, Success.AsSpan(0, count));
+        }
     }
 }

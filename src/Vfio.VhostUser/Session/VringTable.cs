@@ -227,8 +227,19 @@ internal sealed class VringTable : IDisposable
     }
 
     /// <summary>Whether a change there concerns no ring itself, only buffers.</summary>
-    public bool IsOutsideRings(IovaRange range) =>
-        !Array.Exists(_rings, r => r.IsWaitingForTranslation || (r.IsRunning && IsIn(r, range)));
+    public bool IsOutsideRings(IovaRange range)
+    {
+        // Asked for each message: without a closure.
+        foreach (Vring ring in _rings)
+        {
+            if (ring.IsWaitingForTranslation || (ring.IsRunning && IsIn(ring, range)))
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
 
     /// <summary>Forgets translations; rings that lie there stand still. Others may use them until <see cref="SettleInvalidations"/>.</summary>
     public void InvalidateTranslation(IovaRange range)
@@ -437,5 +448,16 @@ internal sealed class VringTable : IDisposable
         descriptor is not null ? new EventFdCall(descriptor)
             : HasInbandNotifications && BackendChannel is { } channel ? new InbandCall(channel, request, ring.Index) : null;
 
-    private static bool IsIn(Vring ring, IovaRange range) => Array.Exists(ring.Parts, p => p.Overlaps(range));
+    private static bool IsIn(Vring ring, IovaRange range)
+    {
+        foreach (IovaRange part in ring.Parts)
+        {
+            if (part.Overlaps(range))
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
 }

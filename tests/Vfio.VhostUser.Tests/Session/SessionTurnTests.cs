@@ -13,9 +13,9 @@ public sealed class SessionTurnTests
         (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
         using (ours)
         using (theirs)
-        using (var turn = new SessionTurn(ours.Descriptor, (out bool left) =>
+        using (var turn = new SessionTurn(ours.Descriptor, (out bool left, out bool areAll) =>
         {
-            left = false;
+            left = areAll = false;
             return ++calls;
         }))
         {
@@ -40,9 +40,10 @@ public sealed class SessionTurnTests
         (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
         using (ours)
         using (theirs)
-        using (var turn = new SessionTurn(ours.Descriptor, (out bool left) =>
+        using (var turn = new SessionTurn(ours.Descriptor, (out bool left, out bool areAll) =>
         {
             left = true;
+            areAll = false;
             return 1;
         }))
         {
@@ -54,13 +55,39 @@ public sealed class SessionTurnTests
         }
     }
 
+    // What is quicker is not for a test to say: both are tried.
+    [TestMethod]
+    public void A_poller_that_has_its_answers_keeps_the_turn_and_gives_it_back_in_trials()
+    {
+        (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
+        using (ours)
+        using (theirs)
+        using (var turn = new SessionTurn(ours.Descriptor, (out bool left, out bool areAll) =>
+        {
+            left = false;
+            areAll = true;
+            return 1;
+        }))
+        {
+            var seen = new HashSet<bool>();
+            for (int i = 0; i < 100 * TurnTrial.Rounds && seen.Count < 2; i++)
+            {
+                turn.Await();
+                Assert.IsTrue(turn.Take());
+                seen.Add(turn.AreAwaited);
+            }
+
+            Assert.HasCount(2, seen);
+        }
+    }
+
     [TestMethod]
     public void No_poller_has_a_turn_once_the_session_is_over()
     {
         (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
         using (ours)
         using (theirs)
-        using (var turn = new SessionTurn(ours.Descriptor, (out bool left) => throw new AssertFailedException("took from a session that is over")))
+        using (var turn = new SessionTurn(ours.Descriptor, (out bool left, out bool areAll) => throw new AssertFailedException("took from a session that is over")))
         {
             turn.Await();
             turn.Begin();
