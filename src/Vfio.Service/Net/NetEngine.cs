@@ -64,9 +64,10 @@ public sealed class NetEngine : IDisposable
             try
             {
                 port.Pollers.AddRange(_pollers.Acquire(options.Processors));
-                port.MakeLanes(pool);
-                // ORDER: release of a whole array; pairs with the acquire in Ports.
+                // ORDER: release of a whole array; pairs with the acquire in Ports. Before it has lanes: where these cannot be taken down
+                // again it stays, and can be removed later.
                 Volatile.Write(ref _ports, [.. _ports, port]);
+                port.MakeLanes(pool);
                 port.Connect();
                 if (peer is not null)
                 {

@@ -167,6 +167,26 @@ internal sealed class MessageChannel : IDisposable
         }
     }
 
+    /// <summary>As <see cref="TrySendAll"/>, also without waiting for another thread, which may be waiting for room.</summary>
+    /// <returns>False when none was sent.</returns>
+    public bool TrySendAllAtOnce<T>(uint request, uint flags, ReadOnlySpan<T> payloads)
+        where T : unmanaged
+    {
+        if (!_sending.TryEnter())
+        {
+            return false;
+        }
+
+        try
+        {
+            return _socket.TrySend(ComposeAll(request, flags, payloads)) == Errno.None;
+        }
+        finally
+        {
+            _sending.Exit();
+        }
+    }
+
     /// <summary>Sends messages of one kind, all together; waits for room.</summary>
     public void SendAll<T>(uint request, uint flags, ReadOnlySpan<T> payloads)
         where T : unmanaged

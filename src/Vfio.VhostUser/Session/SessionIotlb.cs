@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Vfio.Virtio;
 
 namespace Vfio.VhostUser;
 
@@ -92,16 +93,25 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
     {
         IotlbSnapshot snapshot = Table.Snapshot;
         var questions = new List<IotlbQuestion>();
+        Span<IotlbPiece> pieces = stackalloc IotlbPiece[8];
         foreach (IovaRange range in ranges)
         {
-            for (ulong page = range.First.Value / IotlbQuestion.PageSize; page <= range.Last.Value / IotlbQuestion.PageSize; page++)
+            IovaRange rest = range;
+            while (true)
             {
-                var address = new Iova(Math.Max(page * IotlbQuestion.PageSize, range.First.Value));
-                bool isKnown = snapshot.TryFind(address, out IotlbRange found);
-                if (!isKnown || (found.Access & access) != access)
+                int found = snapshot.Lookup(rest, access, pieces);
+                foreach (IotlbPiece piece in pieces[..found])
                 {
-                    questions.Add(new IotlbQuestion(address, access, isKnown));
+                    Ask(piece, access, questions);
                 }
+
+                Iova last = pieces[found - 1].Range.Last;
+                if (last == range.Last)
+                {
+                    break;
+                }
+
+                rest = new IovaRange(last + 1, range.Last);
             }
         }
 
@@ -119,6 +129,21 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
         if (Channel is not null && Table.Questions.HasUnsent)
         {
             Ask([], DmaAccess.None);
+        }
+    }
+
+    private static void Ask(IotlbPiece piece, DmaAccess access, List<IotlbQuestion> questions)
+    {
+        if (piece.Kind == TranslationStatus.Translated)
+        {
+            return;
+        }
+
+        ulong last = piece.Range.Last.Value / IotlbQuestion.PageSize;
+        for (ulong page = piece.Range.First.Value / IotlbQuestion.PageSize; page <= last; page++)
+        {
+            var address = new Iova(Math.Max(page * IotlbQuestion.PageSize, piece.Range.First.Value));
+            questions.Add(new IotlbQuestion(address, access, piece.Kind == TranslationStatus.Denied));
         }
     }
 

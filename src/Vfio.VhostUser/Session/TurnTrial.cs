@@ -22,6 +22,7 @@ internal struct TurnTrial
     private bool _isGiven;
     private bool _isTerm;
     private int _rounds;
+    private int _longOnes;
     private long _ticks;
     private long _last;
     private long _kept;
@@ -38,9 +39,18 @@ internal struct TurnTrial
         _last = now;
         if (round > Longest)
         {
+            // Nothing but long ones is no guest that rests: the session's thread does not get its processor.
+            if (_isGiven && ++_longOnes == Rounds)
+            {
+                _given = Longest;
+                (_rounds, _ticks, _longOnes) = (0, 0, 0);
+                (_isGiven, _isTerm) = (false, true);
+            }
+
             return;
         }
 
+        _longOnes = 0;
         _ticks += round;
         if (++_rounds < (_isTerm ? Term : Rounds))
         {

@@ -227,7 +227,8 @@ public sealed class VhostUserSession : IDisposable
             }
 
             left |= !Settle(waits: false);
-            areAll = isTold && _iotlb.Table.Questions.Pending == 0;
+            // With a message in the buffer the socket may be silent: that one is the poller's too.
+            areAll = isTold && !_channel.HasBuffered && _iotlb.Table.Questions.Pending == 0;
         }
         catch (Exception e) when (e is not OutOfMemoryException)
         {
@@ -302,7 +303,7 @@ public sealed class VhostUserSession : IDisposable
         _rings.SettleInvalidations();
         if (!waits)
         {
-            if (_owed != 0 && !_channel.TrySendAll<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, Success.AsSpan(0, _owed)))
+            if (_owed != 0 && !_channel.TrySendAllAtOnce<ulong>((uint)FrontendRequest.IotlbMsg, MessageHeader.Reply, Success.AsSpan(0, _owed)))
             {
                 return false;
             }

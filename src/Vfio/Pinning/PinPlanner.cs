@@ -41,13 +41,14 @@ public static class PinPlanner
         ulong pieces = 0;
         foreach (Run run in Join(Subtract(Flatten(ranges), live, references, refused), limits.PageSizes, options.Grain))
         {
-            pieces += options.Grain == 0 ? 1 : (run.Last / options.Grain) - (run.First / options.Grain) + 1;
-            if (pieces > MostMaps)
+            ulong more = options.Grain == 0 ? 1 : (run.Last / options.Grain) - (run.First / options.Grain) + 1;
+            if (pieces + more > MostMaps)
             {
-                Refuse(run, TooManyMaps(pieces), refused, problems);
+                Refuse(run, TooManyMaps(pieces + more), refused, problems);
                 continue;
             }
 
+            pieces += more;
             Place(run, ranges[0].Host.First, options, allocator, maps, refused, problems);
         }
 

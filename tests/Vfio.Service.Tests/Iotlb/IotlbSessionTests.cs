@@ -197,6 +197,18 @@ public sealed class IotlbSessionTests : IDisposable
     }
 
     [TestMethod]
+    public void A_ring_of_which_the_middle_of_a_page_is_revoked_asks_for_that()
+    {
+        MapBuffers();
+        RoundTrip(1);
+        long misses = _guest.Frontend.Misses;
+        _guest.Frontend.Invalidate(IovaRange.Of(new Iova(IotlbGuest.RingBase + 0x200), 0x100));
+        Until(() => _guest.Frontend.Misses != misses, "the ring did not ask for what it lost");
+        HearAll();
+        RoundTrip(2);
+    }
+
+    [TestMethod]
     public void A_ring_asks_again_for_pages_that_were_not_mapped_when_it_asked()
     {
         MapBuffers();

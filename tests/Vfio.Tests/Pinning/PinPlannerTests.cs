@@ -106,6 +106,10 @@ public sealed class PinPlannerTests(TestContext context)
         Assert.IsEmpty(plan.Maps);
         Assert.AreEqual("maps of a plan", plan.Problems.Single().Limit);
         Assert.AreEqual(16ul << 20, plan.Problems.Single().Need);
+        // What fits is planned all the same.
+        PinPlan both = PinPlanner.Plan(
+            [Range(0x7f0000200000, 64 * 1024 * MiB), Range(0x7f2000000000, Page)], Wide, new PinOptions { Grain = Page });
+        Assert.AreEqual(Page, both.Maps.Single().Mapping.Host.Length);
         Assert.Contains("use a larger grain", Assert.ThrowsExactly<LinuxException>(() => plan.ThrowIfImpossible("pool demo")).Message);
     }
 

@@ -60,6 +60,19 @@ public sealed class TurnTrialTests
         Assert.IsFalse(trial.IsKept);
     }
 
+    [TestMethod]
+    public void A_session_whose_thread_never_gets_its_processor_is_given_no_turn()
+    {
+        TurnTrial trial = default;
+        trial.Count(_now);
+        Go(ref trial, TurnTrial.Rounds, 20, 20);
+        Assert.IsFalse(trial.IsKept);
+        Go(ref trial, TurnTrial.Rounds, 20, (int)TurnTrial.Longest + 1);
+        Assert.IsTrue(trial.IsKept);
+        Go(ref trial, TurnTrial.Term - 1, 20, 20);
+        Assert.IsTrue(trial.IsKept);
+    }
+
     private void Go(ref TurnTrial trial, int rounds, int kept, int given)
     {
         for (int i = 0; i < rounds; i++)
