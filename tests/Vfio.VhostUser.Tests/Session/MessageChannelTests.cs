@@ -13,8 +13,11 @@ public sealed class MessageChannelTests
         using var channel = new MessageChannel(ours);
         using (theirs)
         {
-            while (ours.TrySend(new byte[4096]) == Errno.None)
+            const int Piece = 4096;
+            int filled = 0;
+            while (ours.TrySend(new byte[Piece]) == Errno.None)
             {
+                filled += Piece;
             }
 
             bool isSending = false;
@@ -37,12 +40,13 @@ public sealed class MessageChannelTests
             }
 
             using var none = new ReceivedDescriptors();
-            byte[] buffer = new byte[1 << 16];
-            do
+            byte[] buffer = new byte[Piece];
+            while (filled > 0)
             {
-                theirs.Receive(buffer, none);
+                filled -= theirs.Receive(buffer, none);
             }
-            while (!other.Join(0));
+
+            other.Join();
             Assert.IsTrue(channel.TrySendAllAtOnce<ulong>(1, 0, [0]));
         }
     }
