@@ -156,6 +156,16 @@ public sealed class PoolVerbTests
     }
 
     [TestMethod]
+    public void An_export_that_finds_no_room_says_so()
+    {
+        using CliRig rig = new CliRig().WithDaemon();
+        rig.RunJson(Create);
+        StringAssert.Contains(
+            rig.RunFailing("dirty", "export", "demo", "--base", "--out", "/dev/full"),
+            "write: ENOSPC (28): the export of pool demo. Cause: the file system is full. Cure: ", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
     public void Checkpoints_of_a_pool_go_back_into_another()
     {
         using CliRig rig = new CliRig().WithDaemon();

@@ -107,9 +107,10 @@ public static class DirtyOperations
     public static Operation<ExportRequest, ExportInfo> Export { get; } = new(
         "dirty.export", static json => json.ExportRequest, static json => json.ExportInfo, static (engine, request, context) => On(engine, request.Name, "dirty export", pool =>
         {
-            using FileStream file = FileOf(context, 0, FileAccess.Write, ExportNeedsFile);
             try
             {
+                // In here: what is left in its buffer is tried once more at its end, and fails again.
+                using FileStream file = FileOf(context, 0, FileAccess.Write, ExportNeedsFile);
                 PoolExportHeader header = request.Base
                     ? PoolExporter.ExportBase(pool, file, Sources(request.Kernel))
                     : PoolExporter.ExportChanges(pool, file, request.Since, Sources(request.Kernel));
