@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Vfio.Linux;
 
 /// <summary>Lets one thread sleep until any of many descriptors is signalled. It never reads them: each signal wakes once
@@ -57,6 +59,8 @@ public sealed unsafe class EventWaiter : IDisposable
     /// <param name="tags">Filled from the front with the tags of those that were signalled; not empty. At most 16 come at a time.</param>
     /// <returns>How many descriptors were signalled; 0 when the time ran out.</returns>
     /// <exception cref="LinuxException">epoll_wait(2) failed.</exception>
+    // Of the events only those are read that the kernel wrote.
+    [SkipLocalsInit]
     public int Wait(TimeSpan timeout, Span<ulong> tags)
     {
         ArgumentOutOfRangeException.ThrowIfZero(tags.Length, nameof(tags));

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Text;
 
@@ -324,6 +325,8 @@ public sealed unsafe class UnixSocket : IDisposable
         }
     }
 
+    // The control buffer is not cleared: of it only that is read which the kernel wrote.
+    [SkipLocalsInit]
     private int Receive(Span<byte> buffer, ReceivedDescriptors descriptors, int flags)
     {
         ArgumentNullException.ThrowIfNull(descriptors);
@@ -356,6 +359,8 @@ public sealed unsafe class UnixSocket : IDisposable
         }
     }
 
+    // Nor here: PutControl writes all that the kernel is told of.
+    [SkipLocalsInit]
     private Errno Send(ReadOnlySpan<byte> bytes, ReadOnlySpan<FileDescriptor> descriptors, int flags)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(descriptors.Length, MaxDescriptors);

@@ -148,7 +148,11 @@ public sealed class IotlbQuestions
     {
         lock (_asking)
         {
-            Expire(Stopwatch.GetTimestamp());
+            // Not even the clock is read for nothing: a front-end waits meanwhile.
+            if (_asked.Count != 0)
+            {
+                Expire(Stopwatch.GetTimestamp());
+            }
         }
     }
 

@@ -276,7 +276,12 @@ internal sealed class MessageChannel : IDisposable
     // Moves what is there to the front, if a message might not find room behind it.
     private void MakeRoom()
     {
-        if (_next != 0 && _received.Length - _next < Unsafe.SizeOf<MessageHeader>() + MaxPayload)
+        if (_next == _end)
+        {
+            // The front again: its cache lines are warm.
+            (_next, _end) = (0, 0);
+        }
+        else if (_next != 0 && _received.Length - _next < Unsafe.SizeOf<MessageHeader>() + MaxPayload)
         {
             _received.AsSpan(_next, _end - _next).CopyTo(_received);
             _lastWithDescriptors = _lastWithDescriptors < 0 ? -1 : _lastWithDescriptors - _next;

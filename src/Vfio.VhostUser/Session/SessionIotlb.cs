@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vfio.Virtio;
 
@@ -168,7 +169,8 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
         }
     }
 
-    // On a poller's thread.
+    // On a poller's thread. Messages are written whole before they are sent.
+    [SkipLocalsInit]
     private int Send(ReadOnlySpan<IotlbQuestion> questions)
     {
         BackendChannel? channel = Channel;
