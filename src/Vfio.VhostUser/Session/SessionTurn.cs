@@ -26,6 +26,7 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     private readonly FileDescriptor _socket;
     private readonly PollersShare _take;
     private bool _isPollers;
+    private bool _isOnLast;
     private bool _isOver;
     private long _last;
     private TurnTrial _trial;
@@ -86,14 +87,15 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     /// <inheritdoc/>
     public void Await()
     {
-        if (_isPollers || !_turn.TryEnter())
+        if (!_turn.TryEnter())
         {
             return;
         }
 
         try
         {
-            if (!_isOver)
+            _isOnLast = false;
+            if (!_isOver && !_isPollers)
             {
                 _waiter.Pause(_socket);
                 _last = Stopwatch.GetTimestamp();
@@ -122,6 +124,12 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
                 return false;
             }
 
+            if (_isOnLast)
+            {
+                GiveBack();
+                return false;
+            }
+
             int taken = _take(out bool left, out bool areAll);
             long now = Stopwatch.GetTimestamp();
             _last = taken != 0 ? now : _last;
@@ -130,7 +138,9 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
                 _trial.Count(now);
             }
 
-            if (left || now - _last > Attention || (areAll && !_trial.IsKept))
+            // The guest waits for the batch that follows, and only then has something to revoke.
+            _isOnLast = areAll && !_trial.IsKept;
+            if (left || now - _last > Attention)
             {
                 GiveBack();
             }
@@ -160,6 +170,7 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     {
         if (_isPollers)
         {
+            _isOnLast = false;
             // ORDER: as for AreAwaited.
             Volatile.Write(ref _isPollers, false);
             // What came meanwhile wakes the session's thread now.

@@ -14,7 +14,7 @@ internal struct TurnTrial
     public const int Rounds = 64;
 
     /// <summary>Rounds for which the quicker one is used.</summary>
-    public const int Term = 256 * Rounds;
+    public const int Term = 512 * Rounds;
 
     /// <summary>Ticks of <see cref="Stopwatch"/> of the longest round that counts: in a longer one the guest had nothing to do.</summary>
     public static readonly long Longest = Stopwatch.Frequency / 1000;

@@ -210,7 +210,7 @@ public sealed class VhostUserSession : IDisposable
         left = areAll = false;
         try
         {
-            while (taken < PollersMost && _owed < MostOwed && _channel.TryBuffer())
+            while (!areAll && taken < PollersMost && _owed < MostOwed && _channel.TryBuffer())
             {
                 if (!IsForPoller())
                 {
@@ -224,11 +224,11 @@ public sealed class VhostUserSession : IDisposable
                 MessagesOfPollers++;
                 Dispatch();
                 taken++;
+                // With a message in the buffer the socket may be silent: that one is the poller's too.
+                areAll = isTold && !_channel.HasBuffered && _iotlb.Table.Questions.Pending == 0;
             }
 
             left |= !Settle(waits: false);
-            // With a message in the buffer the socket may be silent: that one is the poller's too.
-            areAll = isTold && !_channel.HasBuffered && _iotlb.Table.Questions.Pending == 0;
         }
         catch (Exception e) when (e is not OutOfMemoryException)
         {

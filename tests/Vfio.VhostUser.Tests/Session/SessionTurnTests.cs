@@ -74,10 +74,34 @@ public sealed class SessionTurnTests
             {
                 turn.Await();
                 Assert.IsTrue(turn.Take());
-                seen.Add(turn.AreAwaited);
+                Assert.IsTrue(turn.AreAwaited, "the batch that the answers are for comes first");
+                bool keeps = turn.Take();
+                Assert.AreEqual(keeps, turn.AreAwaited);
+                seen.Add(keeps);
             }
 
             Assert.HasCount(2, seen);
+        }
+    }
+
+    [TestMethod]
+    public void A_poller_that_asks_again_before_it_gave_the_turn_back_has_it_for_the_new_answers()
+    {
+        (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
+        using (ours)
+        using (theirs)
+        using (var turn = new SessionTurn(ours.Descriptor, (out bool left, out bool areAll) =>
+        {
+            left = false;
+            areAll = true;
+            return 1;
+        }))
+        {
+            for (int i = 0; i < 4 * TurnTrial.Rounds; i++)
+            {
+                turn.Await();
+                Assert.IsTrue(turn.Take());
+            }
         }
     }
 
