@@ -62,11 +62,7 @@ internal static class NetVerbs
         var frameSize = new Option<int>("--frame-size") { Description = "Bytes of a test frame", HelpName = "N", DefaultValueFactory = _ => 64 };
         var queueSize = new Option<int>("--queue-size") { Description = "Entries of each queue at most, a power of two", HelpName = "N", DefaultValueFactory = _ => 256 };
         Option<ulong?> bufferSize = SizeParser.Option("--buffer-size", "Bytes of a buffer, a multiple of 64 [default: 2KiB]");
-        var pageSizes = new Option<string?>("--page-size")
-        {
-            Description = "Pages of a pool made for the call: of a list the first that can be had [default: 2MiB,thp,4KiB]",
-            HelpName = "LIST",
-        };
+        Option<PageSizeList> pageSizes = PageSizeList.Option("Pages of a pool made for the call", "2MiB", "thp", "4KiB");
         return verbs.Verb(
             "forward",
             "Drives a card until Ctrl-C: takes frames, makes them, or sends them back",
@@ -94,8 +90,8 @@ internal static class NetVerbs
                         ulong b and >= 128 and <= 65536 when b % 64 == 0 => (int)b,
                         _ => throw new UsageException("--buffer-size: a multiple of 64 from 128 to 64KiB"),
                     },
+                    PageSizes = run.Get(pageSizes)!.Names,
                 };
-                request = run.Get(pageSizes) is { } list ? request with { PageSizes = Pages(list) } : request;
                 using IControl control = Control(run, request.Pool);
                 CardResult result = run.Call(control, CardOperations.Forward, request);
                 run.Show(result, static json => json.CardResult, ShowResult);
@@ -105,13 +101,6 @@ internal static class NetVerbs
 
     private static double? Positive(double? seconds) => seconds is null or (> 0 and < 1e8)
         ? seconds : throw new UsageException(string.Create(CultureInfo.InvariantCulture, $"--duration {seconds}: more than 0 seconds"));
-
-    private static string[] Pages(string list)
-    {
-        string[] names = list.Split(',');
-        return Array.TrueForAll(names, n => MemoryBackings.TryParse(n, out _)) ? names
-            : throw new UsageException($"--page-size {list}: 1GiB, 2MiB, thp or 4KiB, with commas between");
-    }
 
     private static void ShowResult(CardResult result, TextView view)
     {

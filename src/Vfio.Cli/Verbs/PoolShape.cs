@@ -8,23 +8,7 @@ internal sealed class PoolShape(bool needsDevice)
 {
     private readonly Option<ulong?> _size = SizeParser.Option("--size", "Bytes, a multiple of the page size", required: true);
 
-    private readonly Option<string[]> _pageSizes = new("--page-size")
-    {
-        Description = "Pages: 1GiB, 2MiB, thp or 4KiB; of a list such as 1GiB,2MiB the first that can be had",
-        HelpName = "LIST",
-        Arity = ArgumentArity.ExactlyOne,
-        DefaultValueFactory = _ => ["2MiB"],
-        CustomParser = result =>
-        {
-            string[] names = result.Tokens[0].Value.Split(',');
-            foreach (string name in names.Where(n => !MemoryBackings.TryParse(n, out _)))
-            {
-                result.AddError($"--page-size: \"{name}\" is none of 1GiB, 2MiB, thp and 4KiB");
-            }
-
-            return names;
-        },
-    };
+    private readonly Option<PageSizeList> _pageSizes = PageSizeList.Option("Pages", "2MiB");
 
     private readonly Option<PciAddress[]> _devices = AddressParser.Option(
         "--device", "A device on vfio-pci that shall reach the pool; may be said more than once", needsDevice);
@@ -47,7 +31,7 @@ internal sealed class PoolShape(bool needsDevice)
     {
         var request = new PoolRequest(name, run.Get(_size) ?? 0)
         {
-            PageSizes = run.Get(_pageSizes) ?? [],
+            PageSizes = run.Get(_pageSizes)!.Names,
             Devices = run.Get(_devices) ?? [],
             Grain = run.Get(_grain) ?? 0,
             Node = run.Get(_node),

@@ -27,12 +27,7 @@ internal sealed class PortShape
 
     private readonly Option<int> _frameSize = new("--frame-size") { Description = "Bytes of a generated frame, 14 to 65558", HelpName = "N", DefaultValueFactory = _ => 64 };
 
-    private readonly Option<string> _pageSize = new("--page-size")
-    {
-        Description = "Pages of that memory, in order of preference: 1GiB, 2MiB, thp, 4KiB",
-        DefaultValueFactory = _ => "2MiB,thp",
-        HelpName = "LIST",
-    };
+    private readonly Option<PageSizeList> _pageSizes = PageSizeList.Option("Pages of that memory", "2MiB", "thp");
 
     private readonly Option<string?> _featureMask = new("--feature-mask")
     {
@@ -47,7 +42,7 @@ internal sealed class PortShape
         HelpName = "N",
     };
 
-    public Symbol[] Options => [_client, _forward, _cores, _queues, _poolSize, _pageSize, _devices, _featureMask, _frameSize, _iotlbSize];
+    public Symbol[] Options => [_client, _forward, _cores, _queues, _poolSize, _pageSizes, _devices, _featureMask, _frameSize, _iotlbSize];
 
     /// <summary>A port for each name.</summary>
     /// <param name="run">The options.</param>
@@ -95,16 +90,8 @@ internal sealed class PortShape
             Devices = run.Get(_devices) ?? [],
             IotlbSize = iotlbSize,
             PoolSize = size / (ulong)names.Length,
-            PageSizes = PageSizes(run.Get(_pageSize)!),
+            PageSizes = run.Get(_pageSizes)!.Names,
         })];
-    }
-
-    private static string[] PageSizes(string list)
-    {
-        string[] names = list.Split(',');
-        return Array.Find(names, n => !MemoryBackings.TryParse(n, out _)) is { } wrong
-            ? throw new UsageException($"--page-size {wrong}: 1GiB, 2MiB, thp or 4KiB, with commas between")
-            : names;
     }
 
     private static ulong FeatureMask(string? text)

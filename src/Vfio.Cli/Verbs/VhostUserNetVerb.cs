@@ -65,21 +65,13 @@ internal sealed class VhostUserNetVerb
         using var ended = CancellationTokenSource.CreateLinkedTokenSource(run.Cancellation);
         _ = engine.Net.Ended.ContinueWith(_ => ended.Cancel(), TaskScheduler.Default);
         WaitAndReport(run, engine, left, interval, ended.Token);
-        if (run.Json)
-        {
-            Show(run, engine);
-        }
-        else
-        {
-            NetReport.Totals(run.Environment.Out, engine.Net, clock.Elapsed);
-        }
-
+        Show(run, engine, () => NetReport.Totals(run.Environment.Out, engine.Net, clock.Elapsed));
         return engine.Net.Ports.Any(p => p.State == PortState.Failed) ? Vfiopin.Failed : Vfiopin.Done;
     }
 
-    // As "port list" shows those of the daemon.
-    private static void Show(Invocation run, Engine engine) => run.Show(
-        PortOperations.List.Run(engine, NoParameters.Instance, new OperationContext()), static json => json.PortInfoArray, static (_, _) => { });
+    // JSON is what "port list" prints of the daemon's ports.
+    private static void Show(Invocation run, Engine engine, Action text) => run.Show(
+        PortOperations.List.Run(engine, NoParameters.Instance, new OperationContext()), static json => json.PortInfoArray, (_, _) => text());
 
     private static void WaitAndReport(Invocation run, Engine engine, TimeSpan duration, TimeSpan? interval, CancellationToken ended)
     {
@@ -98,14 +90,7 @@ internal sealed class VhostUserNetVerb
 
             if (isReport)
             {
-                if (run.Json)
-                {
-                    Show(run, engine);
-                }
-                else
-                {
-                    rates.Show();
-                }
+                Show(run, engine, rates.Show);
             }
         }
     }

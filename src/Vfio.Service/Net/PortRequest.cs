@@ -80,7 +80,7 @@ public sealed record PortRequest(string Name)
         {
             if (!right)
             {
-                throw new LinuxException("port add", Errno.EINVAL, detail, cause, "see: vfiopin port add --help");
+                throw new LinuxException("port add", Errno.EINVAL, detail, cause, "see --help of the command");
             }
         }
 
