@@ -33,6 +33,16 @@ public sealed class HelpTests
     }
 
     [TestMethod]
+    [DataRow("2MiB", "pool", "create")]
+    [DataRow("2MiB,thp", "port", "add")]
+    [DataRow("2MiB,thp,4KiB", "net", "forward")]
+    public void Help_names_the_pages_that_are_taken_where_none_are_named(string pages, params string[] verb)
+    {
+        using var rig = new CliRig();
+        StringAssert.Contains(rig.Run([.. verb, "--help"]).Output, $"the first that can be had [default: {pages}]", StringComparison.Ordinal);
+    }
+
+    [TestMethod]
     [DataRow("")]
     [DataRow("nonsense")]
     [DataRow("pool")]

@@ -70,8 +70,17 @@ internal sealed class VhostUserNetVerb
     }
 
     // JSON is what "port list" prints of the daemon's ports.
-    private static void Show(Invocation run, Engine engine, Action text) => run.Show(
-        PortOperations.List.Run(engine, NoParameters.Instance, new OperationContext()), static json => json.PortInfoArray, (_, _) => text());
+    private static void Show(Invocation run, Engine engine, Action text)
+    {
+        if (run.Json)
+        {
+            run.Show(PortOperations.List.Run(engine, NoParameters.Instance, new OperationContext()), static json => json.PortInfoArray, static (_, _) => { });
+        }
+        else
+        {
+            text();
+        }
+    }
 
     private static void WaitAndReport(Invocation run, Engine engine, TimeSpan duration, TimeSpan? interval, CancellationToken ended)
     {

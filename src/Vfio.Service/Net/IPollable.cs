@@ -12,8 +12,9 @@ public interface IPollable
 
     /// <summary>Does what must not happen inside a batch: the poller's <see cref="GracePeriodReader"/> is parked. Touches no ring
     /// and no memory of a guest.</summary>
+    /// <param name="round">Counts the poller's rounds over all its work.</param>
     /// <returns>Whether there was anything.</returns>
-    bool WorkWhileParked();
+    bool WorkWhileParked(long round);
 
     /// <summary>Asks for a wake-up when there is more: the poller is about to sleep.</summary>
     /// <returns>True when it must not sleep: there is more already, or nobody would wake it.</returns>

@@ -48,8 +48,8 @@ internal sealed class NetLane : IPollable, IDisposable
     };
 
     /// <inheritdoc/>
-    public bool WorkWhileParked() => !_hasFailed
-        && (_source.Transmit(_pair)?.TakeAnswers() ?? false) | (Destination?.TakeAnswers() ?? false);
+    public bool WorkWhileParked(long round) => !_hasFailed
+        && (_source.Transmit(_pair)?.TakeAnswers(round) ?? false) | (Destination?.TakeAnswers(round) ?? false);
 
     /// <inheritdoc/>
     public bool EnableNotifications()

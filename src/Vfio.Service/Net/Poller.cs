@@ -254,7 +254,7 @@ public sealed class Poller : IDisposable
         foreach (IPollable item in work)
         {
             _current = item;
-            any |= item.WorkWhileParked();
+            any |= item.WorkWhileParked(Rounds);
         }
 
         _current = null;

@@ -75,8 +75,9 @@ public sealed class IotlbView : IDisposable
     internal long Generation => _snapshot.Generation;
 
     /// <summary>Takes the front-end's answers, between two batches: the thread's <see cref="GracePeriodReader"/> is parked.</summary>
+    /// <param name="round">Counts the thread's rounds over all its queues.</param>
     /// <returns>Whether there were any.</returns>
-    public bool TakeAnswers() => _answers is not null && _answers.Take();
+    public bool TakeAnswers(long round) => _answers is not null && _answers.Take(round);
 
     /// <summary>Begins a batch unless that is of no use yet.</summary>
     /// <returns>False when it <see cref="IsWaiting"/>.</returns>

@@ -58,8 +58,9 @@ public abstract class NetQueue
 
     /// <summary>Takes the front-end's answers about translations, between two batches: the thread's <see cref="GracePeriodReader"/> is
     /// parked. The ring itself, and memory, are not touched.</summary>
+    /// <param name="round">Counts the thread's rounds over all its queues.</param>
     /// <returns>Whether there were any.</returns>
-    public bool TakeAnswers() => Ring.Iotlb is { } iotlb && iotlb.TakeAnswers();
+    public bool TakeAnswers(long round) => Ring.Iotlb is { } iotlb && iotlb.TakeAnswers(round);
 
     /// <summary>Does what earlier batches left to later ones, where none may come: makes the call that found no room. Cheap when there is
     /// none.</summary>

@@ -59,7 +59,7 @@ internal sealed class MessageChannel : IDisposable
     /// <summary>The header of the last message.</summary>
     public MessageHeader Header { get; private set; }
 
-    /// <summary>The payload of the last message, until the next is received.</summary>
+    /// <summary>The payload of the last message, until the next call that receives.</summary>
     public ReadOnlySpan<byte> Payload => _received.AsSpan(_next - (int)Header.Size, (int)Header.Size);
 
     /// <summary>The descriptors of the last message; the next one closes what was not taken.</summary>
@@ -276,12 +276,8 @@ internal sealed class MessageChannel : IDisposable
     // Moves what is there to the front, if a message might not find room behind it.
     private void MakeRoom()
     {
-        if (_next == _end)
-        {
-            // The front again: its cache lines are warm.
-            (_next, _end) = (0, 0);
-        }
-        else if (_next != 0 && _received.Length - _next < Unsafe.SizeOf<MessageHeader>() + MaxPayload)
+        // Also if nothing is there: the cache lines at the front are warm.
+        if (_next != 0 && (_next == _end || _received.Length - _next < Unsafe.SizeOf<MessageHeader>() + MaxPayload))
         {
             _received.AsSpan(_next, _end - _next).CopyTo(_received);
             _lastWithDescriptors = _lastWithDescriptors < 0 ? -1 : _lastWithDescriptors - _next;

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vfio.Virtio;
 
@@ -169,8 +168,7 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
         }
     }
 
-    // On a poller's thread. Messages are written whole before they are sent.
-    [SkipLocalsInit]
+    // On a poller's thread.
     private int Send(ReadOnlySpan<IotlbQuestion> questions)
     {
         BackendChannel? channel = Channel;
@@ -179,7 +177,8 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
             return 0;
         }
 
-        Span<IotlbMessage> messages = stackalloc IotlbMessage[AtOnce];
+        // Mostly one. They have padding, which is cleared here: the peer gets it too.
+        Span<IotlbMessage> messages = stackalloc IotlbMessage[Math.Min(AtOnce, questions.Length)];
         int sent = 0;
         while (sent < questions.Length)
         {

@@ -27,6 +27,7 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     private readonly PollersShare _take;
     private bool _isPollers;
     private bool _isOnLast;
+    private long _answeredIn = -1;
     private bool _isOver;
     private long _last;
     private TurnTrial _trial;
@@ -95,10 +96,10 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
         try
         {
             _isOnLast = false;
+            _last = Stopwatch.GetTimestamp();
             if (!_isOver && !_isPollers)
             {
                 _waiter.Pause(_socket);
-                _last = Stopwatch.GetTimestamp();
                 // ORDER: as for AreAwaited.
                 Volatile.Write(ref _isPollers, true);
             }
@@ -110,7 +111,7 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     }
 
     /// <inheritdoc/>
-    public bool Take()
+    public bool Take(long round)
     {
         if (!_turn.TryEnter())
         {
@@ -119,7 +120,8 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 
         try
         {
-            if (!_isPollers)
+            // Each of a poller's queues comes here. The batch that waits for the answers is in the next round.
+            if (!_isPollers || round == _answeredIn)
             {
                 return false;
             }
@@ -135,11 +137,12 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
             _last = taken != 0 ? now : _last;
             if (areAll)
             {
+                _answeredIn = round;
                 _trial.Count(now);
+                // The guest waits for the batch that follows, and only then has something to revoke.
+                _isOnLast = !_trial.IsKept;
             }
 
-            // The guest waits for the batch that follows, and only then has something to revoke.
-            _isOnLast = areAll && !_trial.IsKept;
             if (left || now - _last > Attention)
             {
                 GiveBack();
@@ -170,7 +173,6 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
     {
         if (_isPollers)
         {
-            _isOnLast = false;
             // ORDER: as for AreAwaited.
             Volatile.Write(ref _isPollers, false);
             // What came meanwhile wakes the session's thread now.

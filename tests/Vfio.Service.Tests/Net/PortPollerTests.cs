@@ -302,7 +302,7 @@ public sealed class PortPollerTests : PortFixture
             return false;
         }
 
-        public bool WorkWhileParked() => false;
+        public bool WorkWhileParked(long round) => false;
 
         public bool EnableNotifications() => false;
 
@@ -331,7 +331,7 @@ public sealed class PortPollerTests : PortFixture
 
         public bool PollOnce() => false;
 
-        public bool WorkWhileParked() => false;
+        public bool WorkWhileParked(long round) => false;
 
         public bool EnableNotifications()
         {
@@ -358,7 +358,7 @@ public sealed class PortPollerTests : PortFixture
 
         public bool PollOnce() => Throw();
 
-        public bool WorkWhileParked() => Throw();
+        public bool WorkWhileParked(long round) => Throw();
 
         public bool EnableNotifications() => Throw();
 
@@ -386,7 +386,7 @@ public sealed class PortPollerTests : PortFixture
             return false;
         }
 
-        public bool WorkWhileParked() => false;
+        public bool WorkWhileParked(long round) => false;
 
         public bool EnableNotifications() => false;
 

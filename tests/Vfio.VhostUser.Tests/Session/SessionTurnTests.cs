@@ -19,16 +19,16 @@ public sealed class SessionTurnTests
             return ++calls;
         }))
         {
-            Assert.IsFalse(turn.Take(), "nobody asked for anything");
+            Assert.IsFalse(turn.Take(0), "nobody asked for anything");
             turn.Await();
             Assert.IsTrue(turn.AreAwaited);
-            Assert.IsTrue(turn.Take());
+            Assert.IsTrue(turn.Take(1));
             turn.Begin();
             Assert.IsFalse(turn.AreAwaited, "the session's thread takes the turn back");
             turn.End(goesOn: true);
-            Assert.IsFalse(turn.Take());
+            Assert.IsFalse(turn.Take(2));
             turn.Await();
-            Assert.IsTrue(turn.Take(), "the session goes on, and so do pollers");
+            Assert.IsTrue(turn.Take(3), "the session goes on, and so do pollers");
         }
 
         Assert.AreEqual(2, calls);
@@ -48,7 +48,7 @@ public sealed class SessionTurnTests
         }))
         {
             turn.Await();
-            Assert.IsTrue(turn.Take());
+            Assert.IsTrue(turn.Take(0));
             Assert.IsFalse(turn.AreAwaited);
             // Nothing came through the socket: without being told the session's thread would sleep on.
             turn.Sleep(Timeout.InfiniteTimeSpan);
@@ -69,13 +69,16 @@ public sealed class SessionTurnTests
             return 1;
         }))
         {
+            long round = 0;
             var seen = new HashSet<bool>();
             for (int i = 0; i < 100 * TurnTrial.Rounds && seen.Count < 2; i++)
             {
                 turn.Await();
-                Assert.IsTrue(turn.Take());
+                Assert.IsTrue(turn.Take(++round));
+                // The port's other ring, whose turn it is in the same round.
+                Assert.IsFalse(turn.Take(round));
                 Assert.IsTrue(turn.AreAwaited, "the batch that the answers are for comes first");
-                bool keeps = turn.Take();
+                bool keeps = turn.Take(++round);
                 Assert.AreEqual(keeps, turn.AreAwaited);
                 seen.Add(keeps);
             }
@@ -100,7 +103,7 @@ public sealed class SessionTurnTests
             for (int i = 0; i < 4 * TurnTrial.Rounds; i++)
             {
                 turn.Await();
-                Assert.IsTrue(turn.Take());
+                Assert.IsTrue(turn.Take(i));
             }
         }
     }
@@ -118,7 +121,7 @@ public sealed class SessionTurnTests
             turn.End(goesOn: false);
             turn.Await();
             Assert.IsFalse(turn.AreAwaited);
-            Assert.IsFalse(turn.Take());
+            Assert.IsFalse(turn.Take(0));
         }
     }
 
