@@ -12,7 +12,7 @@ public interface IPollable
 
     /// <summary>Does what must not happen inside a batch: the poller's <see cref="GracePeriodReader"/> is parked. Touches no ring
     /// and no memory of a guest.</summary>
-    /// <param name="round">Counts the poller's rounds over all its work.</param>
+    /// <param name="round">Another number in each of the poller's rounds over all its work, 0 or more.</param>
     /// <returns>Whether there was anything.</returns>
     bool WorkWhileParked(long round);
 

@@ -8,13 +8,13 @@ public interface IIotlbAnswers
     /// <summary>Whether <see cref="Take"/> is due between this batch and the next.</summary>
     bool AreAwaited { get; }
 
-    /// <summary>Questions were sent: from now on <see cref="Take"/> is due, until all were answered or the front-end was silent for a
-    /// while.</summary>
+    /// <summary>Questions were sent: from now on <see cref="Take"/> is due, as long as <see cref="AreAwaited"/>: until the front-end was
+    /// silent for a while at the latest, or the session's thread is quicker.</summary>
     void Await();
 
     /// <summary>Takes what is there. The calling thread's <see cref="GracePeriodReader"/> is parked.</summary>
-    /// <param name="round">Counts the thread's rounds over all its queues: after the last answer nothing more is done in the same one, as
-    /// a batch waits for it.</param>
+    /// <param name="round">Another number in each of the thread's rounds over all its queues, 0 or more: after the last answer nothing more
+    /// is done in the same round, as a batch waits for it.</param>
     /// <returns>Whether there was anything.</returns>
     bool Take(long round);
 }

@@ -75,7 +75,7 @@ public sealed class IotlbView : IDisposable
     internal long Generation => _snapshot.Generation;
 
     /// <summary>Takes the front-end's answers, between two batches: the thread's <see cref="GracePeriodReader"/> is parked.</summary>
-    /// <param name="round">Counts the thread's rounds over all its queues.</param>
+    /// <param name="round">Another number in each of the thread's rounds over all its queues, 0 or more.</param>
     /// <returns>Whether there were any.</returns>
     public bool TakeAnswers(long round) => _answers is not null && _answers.Take(round);
 

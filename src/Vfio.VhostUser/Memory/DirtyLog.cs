@@ -100,6 +100,8 @@ public sealed unsafe class DirtyLog : IDisposable
         // write, or was cleared before this read. The plain read may pass the earlier stores, hence the fence; pairs with the
         // front-end's atomic exchange, after which it reads the memory.
         Interlocked.MemoryBarrier();
+        // The guest chose it, by the address that it had written; the fence holds no speculation back.
+        word = Speculation.Clamp(word, (_pages / 64) - 1);
         return (Volatile.Read(ref _words[word]) & mask) != mask && (Interlocked.Or(ref _words[word], mask) & mask) != mask;
     }
 }

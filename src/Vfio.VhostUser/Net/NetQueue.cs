@@ -58,7 +58,7 @@ public abstract class NetQueue
 
     /// <summary>Takes the front-end's answers about translations, between two batches: the thread's <see cref="GracePeriodReader"/> is
     /// parked. The ring itself, and memory, are not touched.</summary>
-    /// <param name="round">Counts the thread's rounds over all its queues.</param>
+    /// <param name="round">Another number in each of the thread's rounds over all its queues, 0 or more.</param>
     /// <returns>Whether there were any.</returns>
     public bool TakeAnswers(long round) => Ring.Iotlb is { } iotlb && iotlb.TakeAnswers(round);
 

@@ -59,7 +59,7 @@ internal sealed class MessageChannel : IDisposable
     /// <summary>The header of the last message.</summary>
     public MessageHeader Header { get; private set; }
 
-    /// <summary>The payload of the last message, until the next call that receives.</summary>
+    /// <summary>The payload of the last message, until the next <see cref="TryBuffer"/> or <see cref="Receive"/>.</summary>
     public ReadOnlySpan<byte> Payload => _received.AsSpan(_next - (int)Header.Size, (int)Header.Size);
 
     /// <summary>The descriptors of the last message; the next one closes what was not taken.</summary>

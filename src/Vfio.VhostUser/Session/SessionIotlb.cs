@@ -168,7 +168,7 @@ internal sealed class SessionIotlb(IVhostUserDevice device)
         }
     }
 
-    // On a poller's thread.
+    // On a poller's thread, or the session's.
     private int Send(ReadOnlySpan<IotlbQuestion> questions)
     {
         BackendChannel? channel = Channel;

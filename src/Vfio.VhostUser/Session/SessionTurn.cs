@@ -12,7 +12,7 @@ namespace Vfio.VhostUser;
 /// session's thread, which takes the turn back whenever it runs.</remarks>
 internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 {
-    // How long after its last message a poller goes on looking where it keeps the turn, each time a system call that mostly finds nothing.
+    // How long after the last question or message a poller goes on looking, each time a system call that mostly finds nothing.
     private static readonly long Attention = Stopwatch.Frequency / 5000;
 
     /// <summary>How long the session's thread sleeps at most where pollers may have the turn: one whose ring was taken away in the middle
@@ -120,7 +120,8 @@ internal sealed class SessionTurn : IIotlbAnswers, IDisposable
 
         try
         {
-            // Each of a poller's queues comes here. The batch that waits for the answers is in the next round.
+            // Each of a poller's queues comes here. The batch that waits for the answers is in the next round; another poller, whose
+            // rounds have other numbers, may come first, which only costs that batch the time of a system call.
             if (!_isPollers || round == _answeredIn)
             {
                 return false;
