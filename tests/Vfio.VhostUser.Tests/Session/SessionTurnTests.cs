@@ -62,12 +62,7 @@ public sealed class SessionTurnTests
         (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
         using (ours)
         using (theirs)
-        using (var turn = new SessionTurn(ours.Descriptor, (out bool left, out bool areAll) =>
-        {
-            left = false;
-            areAll = true;
-            return 1;
-        }))
+        using (var turn = new SessionTurn(ours.Descriptor, TakeTheLastAnswer))
         {
             long round = 0;
             var seen = new HashSet<bool>();
@@ -93,12 +88,7 @@ public sealed class SessionTurnTests
         (UnixSocket ours, UnixSocket theirs) = UnixSocket.Pair();
         using (ours)
         using (theirs)
-        using (var turn = new SessionTurn(ours.Descriptor, (out bool left, out bool areAll) =>
-        {
-            left = false;
-            areAll = true;
-            return 1;
-        }))
+        using (var turn = new SessionTurn(ours.Descriptor, TakeTheLastAnswer))
         {
             for (int i = 0; i < 4 * TurnTrial.Rounds; i++)
             {
@@ -145,5 +135,12 @@ public sealed class SessionTurnTests
         Assert.IsTrue(peer.IsSilent(), "a revocation was acknowledged that a poller may not have heard of");
         peer.AssertEnds();
         StringAssert.Contains(peer.Stalled?.Message ?? string.Empty, "poller-7");
+    }
+
+    private static int TakeTheLastAnswer(out bool left, out bool areAll)
+    {
+        left = false;
+        areAll = true;
+        return 1;
     }
 }
